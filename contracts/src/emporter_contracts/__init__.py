@@ -1,0 +1,1 @@
+"""What the Emporter services say to each other."""

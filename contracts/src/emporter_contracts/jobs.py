@@ -1,0 +1,117 @@
+"""The state of a job: one value, complete in itself, with the moves it may make (PROTOCOL section 4)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from emporter_contracts.commands import Message, Refusal
+from emporter_contracts.errors import IllegalMoveError
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    SAVING = "saving-data"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def running(self) -> bool:
+        return self in RUNNING
+
+
+RUNNING = frozenset({JobState.PENDING, JobState.PROCESSING, JobState.SAVING})
+"""States in which work goes on."""
+
+MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.PROCESSING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.PROCESSING: frozenset({JobState.SAVING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.SAVING: frozenset({JobState.COMPLETE, JobState.FAILED}),
+    JobState.COMPLETE: frozenset({JobState.PENDING}),
+    JobState.FAILED: frozenset({JobState.PENDING}),
+    JobState.CANCELLED: frozenset({JobState.PENDING}),
+}
+"""Every legal move; anything else is a bug and raises."""
+
+WaitReason = Literal["host_down", "rate_limited", "disk_full", "paused"]
+
+
+class Waiting(Message):
+    """Why a job can't go on now, since when, and when it is tried again (None: when somebody says so)."""
+
+    reason: WaitReason
+    since: datetime
+    next_try: datetime | None = None
+    message: str = ""
+
+
+class Tally(Message):
+    """How much of a stage or level is done."""
+
+    done: Annotated[int, Field(ge=0)] = 0
+    total: Annotated[int, Field(ge=0)] = 0
+    bytes_done: Annotated[int, Field(ge=0)] = 0
+    bytes_total: Annotated[int, Field(ge=0)] = 0
+
+
+class VolumeProgress(Message):
+    """One volume of a job: tasks by level (0 = full resolution), and whether it is committed."""
+
+    volume: str
+    levels: tuple[Tally, ...] = ()
+    committed: bool = False
+
+
+class JobStatus(Message):
+    """The last message on `status.<job>` is the state. Order is (revision, generation, version), never a stream sequence."""
+
+    job: str
+    source: str
+    source_id: str
+    revision: Annotated[int, Field(ge=1)]
+    generation: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1)]
+    state: JobState
+    waiting: Waiting | None = None
+    fetch: Tally = Tally()
+    volumes: tuple[VolumeProgress, ...] = ()
+    error: Refusal | None = None
+    caveats: tuple[str, ...] = ()
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None = None
+    progressed_at: datetime | None = None
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Later states of one job compare greater."""
+        return (self.revision, self.generation, self.version)
+
+    @property
+    def run(self) -> tuple[int, int]:
+        """The run this state belongs to: (revision, generation)."""
+        return (self.revision, self.generation)
+
+    @property
+    def convert(self) -> Tally:
+        """Tasks of all levels of all volumes together."""
+        levels = [level for volume in self.volumes for level in volume.levels]
+        return Tally(
+            done=sum(t.done for t in levels),
+            total=sum(t.total for t in levels),
+            bytes_done=sum(t.bytes_done for t in levels),
+            bytes_total=sum(t.bytes_total for t in levels),
+        )
+
+
+def check_move(status: JobStatus, to: JobState) -> None:
+    """Raises IllegalMoveError unless a job in this state may move to `to`."""
+    if to not in MOVES[status.state]:
+        raise IllegalMoveError(f"job {status.job}: {status.state} can't become {to}")

@@ -1,0 +1,264 @@
+"""What is stored of a run before its first command: the fetch plan, the manifest, the conversion plan.
+
+A stored plan is never changed: every generation of a revision works by it. One that no longer applies
+(the archive changed, PLAN_VERSION changed) means a new revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, JsonValue
+
+from emporter_contracts.commands import Index3, Message, Select, Shape3
+from emporter_contracts.geometry import VoxelSize
+
+PLAN_VERSION = 1
+"""Raised whenever the same request would lead to other segments, tasks or shards."""
+SEGMENT_BYTES = 64 * 2**20
+"""Bytes of one stored piece of a raw object. Large enough that request cost vanishes (< 1 % at 100 MB/s), small enough that a killed
+fetcher loses under a second of work and four in flight stay within 256 MiB. Changing it changes where segments lie: bump PLAN_VERSION."""
+BATCH_OBJECTS = 256
+"""Units of one fetch command at most, so that thousands of tiny objects don't become thousands of commands."""
+BATCH_BYTES = SEGMENT_BYTES
+"""Bytes of one fetch command at most: what a killed fetcher may have to fetch again."""
+MAX_VOLUMES = 64
+"""Volumes one job may hold; more is refused with the count and the selectors."""
+
+Role = Literal["image", "labels"]
+CaveatCode = Literal[
+    "lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown", "bool_as_uint8", "rgb_as_grey", "rgb_luma",
+    "role_guessed", "voxel_size_by_user", "chunks_missing", "api_down", "archive_disagrees", "isotropy_assumed",
+]  # fmt: skip
+
+
+class Caveat(Message):
+    """Something a user of the voxels must know, with the evidence for it."""
+
+    code: CaveatCode
+    evidence: str
+
+
+class Licence(Message):
+    """Under what terms the archive gives the data; `known` is False where nobody says."""
+
+    spdx: str | None = None
+    url: str | None = None
+    text: str | None = None
+    known: bool = False
+
+
+class Checksum(Message):
+    """A checksum the archive itself publishes."""
+
+    algorithm: Literal["md5", "sha1", "sha256"]
+    hex: str
+
+
+class Segments(Message):
+    """Copied to `objects/<origin>/<k>`, k from 0, each SEGMENT_BYTES long but the last."""
+
+    kind: Literal["segments"] = "segments"
+    origin: str
+
+
+class InboxKey(Message):
+    """Uploaded by a client; read in place, never copied."""
+
+    kind: Literal["inbox"] = "inbox"
+    key: str
+
+
+class FileRootPath(Message):
+    """Lies under a file root the operator named; read in place, never copied."""
+
+    kind: Literal["file-root"] = "file-root"
+    root: str
+    path: str
+
+
+Location = Annotated[Segments | InboxKey | FileRootPath, Field(discriminator="kind")]
+
+
+class PlannedObject(Message):
+    """A file as the archive serves it. `version` is what tells that it changed: its etag, else its size and time."""
+
+    path: str
+    url: str
+    location: Location
+    bytes: Annotated[int, Field(ge=0)]
+    version: str
+    etag: str | None = None
+    checksum: Checksum | None = None
+
+    @property
+    def segments(self) -> int:
+        """Units this object is fetched in; an empty object is one unit of no bytes."""
+        return max(1, -(-self.bytes // SEGMENT_BYTES))
+
+
+class PlannedVolume(Message):
+    """One volume a job will hold, as its headers say: shape z, y, x of the region asked for, in archive voxels."""
+
+    volume: str
+    name: str
+    format: str
+    objects: tuple[int, ...]
+    select: Select = Select()
+    axes: str | None = None
+    rgb: Literal["luma", "split"] | None = None
+    shape: Shape3
+    dtype: str
+    voxel_size: VoxelSize
+    role: Role
+    labels_of: str | None = None
+    source_shape: Shape3
+    source_origin: Index3 = (0, 0, 0)
+    caveats: tuple[Caveat, ...] = ()
+    said: dict[str, JsonValue] = {}
+
+
+class Unit(NamedTuple):
+    """What is fetched and entered in the ledger as one: segment `segment` of object `obj`."""
+
+    obj: int
+    segment: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.obj}-{self.segment}"
+
+
+class FetchPlan(Message):
+    """`plan.json`: every object and every volume of a run."""
+
+    plan_version: int = PLAN_VERSION
+    job: str
+    revision: int
+    source: str
+    source_id: str
+    objects: tuple[PlannedObject, ...]
+    volumes: tuple[PlannedVolume, ...]
+    description: str = ""
+    modality: str = "unknown"
+    licence: Licence = Licence()
+    citation: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+    archive: dict[str, JsonValue] = {}
+    download_url: str = ""
+    raw_bytes: int = 0
+    voxel_bytes: int = 0
+    stored_bytes_estimate: int = 0
+    planned_at: datetime
+    software: str = ""
+
+    def units(self) -> Iterator[Unit]:
+        """Every unit, in the order it is fetched."""
+        for obj, planned in enumerate(self.objects):
+            for segment in range(planned.segments):
+                yield Unit(obj, segment)
+
+    def unit_bytes(self, unit: Unit) -> int:
+        """Bytes of one unit."""
+        start = unit.segment * SEGMENT_BYTES
+        return min(self.objects[unit.obj].bytes, start + SEGMENT_BYTES) - start
+
+    def batches(self) -> list[tuple[Unit, ...]]:
+        """The units of every fetch command, named by position: at most BATCH_OBJECTS and BATCH_BYTES each."""
+        batches: list[tuple[Unit, ...]] = []
+        batch: list[Unit] = []
+        held = 0
+        for unit in self.units():
+            size = self.unit_bytes(unit)
+            if batch and (len(batch) == BATCH_OBJECTS or held + size > BATCH_BYTES):
+                batches.append(tuple(batch))
+                batch, held = [], 0
+            batch.append(unit)
+            held += size
+        if batch:
+            batches.append(tuple(batch))
+        return batches
+
+
+class ManifestObject(Message):
+    """A raw object as it was stored and hashed."""
+
+    path: str
+    url: str
+    location: Location
+    bytes: int
+    sha256: str
+    version: str
+    etag: str | None = None
+    checksum: Checksum | None = None
+
+
+class Manifest(Message):
+    """`manifest.json`: written once, when every object is stored and hashed."""
+
+    job: str
+    revision: int
+    objects: tuple[ManifestObject, ...]
+    archive: dict[str, JsonValue] = {}
+    completed_at: datetime
+
+
+class LevelPlan(Message):
+    """One level of a target pyramid. Shapes are voxels z, y, x; `task` is the box one command writes, whole shards."""
+
+    shape: Shape3
+    chunk: Shape3
+    shard: Shape3
+    task: Shape3
+    scale: tuple[float, float, float]
+    translation: tuple[float, float, float]
+    factor: Shape3 = (1, 1, 1)
+    """How many voxels of the level below one voxel of this level was made of, by axis: 1 or 2."""
+
+    @property
+    def tasks(self) -> int:
+        """How many commands write this level."""
+        return len(self.boxes())
+
+    def boxes(self) -> Sequence[tuple[Index3, Index3]]:
+        """(start, stop) of every task, in the order of their numbers (C order)."""
+        (sz, sy, sx), (tz, ty, tx) = self.shape, self.task
+        return [
+            ((z, y, x), (min(z + tz, sz), min(y + ty, sy), min(x + tx, sx)))
+            for z in range(0, sz, tz)
+            for y in range(0, sy, ty)
+            for x in range(0, sx, tx)
+        ]
+
+
+class VolumePlan(Message):
+    """How one volume is stored: dtype, codec, levels (0 = full resolution)."""
+
+    volume: str
+    dtype: str
+    codec: Literal["zstd", "blosc", "none"]
+    role: Role
+    levels: tuple[LevelPlan, ...]
+    window_bits: int = 0
+    over_read: float = 1.0
+    """Bytes decoded over bytes needed: how often, on average, a source strip or chunk is decoded."""
+
+
+class ConversionPlan(Message):
+    """`conversion.json`: the target grids of a run, written once, before its first task."""
+
+    plan_version: int = PLAN_VERSION
+    job: str
+    revision: int
+    volumes: tuple[VolumePlan, ...]
+    memory_bytes: int
+    planned_at: datetime
+
+    def volume(self, volume: str) -> VolumePlan:
+        """The plan of one volume; KeyError where the run has no such volume."""
+        for plan in self.volumes:
+            if plan.volume == volume:
+                return plan
+        raise KeyError(volume)

@@ -1,0 +1,114 @@
+"""Where everything lies (PROTOCOL section 3): buckets are names under one store URL, keys are made here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+
+from emporter_contracts.ids import short_hash
+
+INBOX = "emporter-inbox"
+RAW = "emporter-raw"
+VOLUMES = "emporter-volumes"
+BUCKETS: tuple[str, ...] = (INBOX, RAW, VOLUMES)
+
+COMMIT_DIGITS = 8
+"""Digits of a revision in a commit's name, so that names sort as numbers do."""
+
+_COMMIT = re.compile(rf"(?:^|/)(?P<revision>[0-9]{{{COMMIT_DIGITS}}})\.json\Z")
+_REVISION = re.compile(r"(?:^|/)r(?P<revision>[1-9][0-9]*)(?:\.ome\.zarr)?/?\Z")
+
+
+def origin(url: str, version: str) -> str:
+    """The name raw bytes are shared under: the same bytes of the same archive are stored once for all jobs."""
+    return short_hash(f"{url}\0{version}") + "-" + short_hash(f"{version}\0{url}")
+
+
+def segment(origin_id: str, k: int) -> str:
+    """Key in RAW of the k-th segment of a raw object."""
+    return f"objects/{origin_id}/{k}"
+
+
+def job_prefix(job: str) -> str:
+    return f"jobs/{job}/"
+
+
+def run_prefix(job: str, revision: int) -> str:
+    """Below it, in RAW: request.json, generations/, plan.json, manifest.json, conversion.json; all create-only."""
+    return f"jobs/{job}/r{revision}/"
+
+
+def request(job: str, revision: int) -> str:
+    return run_prefix(job, revision) + "request.json"
+
+
+def plan(job: str, revision: int) -> str:
+    return run_prefix(job, revision) + "plan.json"
+
+
+def manifest(job: str, revision: int) -> str:
+    return run_prefix(job, revision) + "manifest.json"
+
+
+def conversion(job: str, revision: int) -> str:
+    return run_prefix(job, revision) + "conversion.json"
+
+
+def generation(job: str, revision: int, n: int) -> str:
+    return run_prefix(job, revision) + f"generations/{n}.json"
+
+
+def generation_ended(job: str, revision: int, n: int) -> str:
+    return run_prefix(job, revision) + f"generations/{n}.ended.json"
+
+
+def zarr_root(volume: str, revision: int) -> str:
+    """Folder in VOLUMES of one revision's OME-Zarr, with its slash."""
+    return f"{volume}/r{revision}.ome.zarr/"
+
+
+def record(volume: str, revision: int) -> str:
+    return f"{volume}/r{revision}/record.json"
+
+
+def provenance(volume: str, revision: int) -> str:
+    return f"{volume}/r{revision}/provenance.json"
+
+
+def digests(volume: str, revision: int) -> str:
+    return f"{volume}/r{revision}/digests.json"
+
+
+def commits_prefix(volume: str) -> str:
+    return f"{volume}/commits/"
+
+
+def commit(volume: str, revision: int) -> str:
+    """The commit point: create-only, names revision and digest."""
+    return f"{volume}/commits/{revision:0{COMMIT_DIGITS}}.json"
+
+
+def removed_prefix(volume: str) -> str:
+    return f"{volume}/removed/"
+
+
+def tombstone(volume: str, revision: int) -> str:
+    """Says that a revision was removed; create-only."""
+    return f"{volume}/removed/{revision:0{COMMIT_DIGITS}}.json"
+
+
+def commit_revision(key: str) -> int | None:
+    """The revision a commit or tombstone names, or None where the key is neither."""
+    match = _COMMIT.search(key)
+    return int(match["revision"]) if match else None
+
+
+def run_revision(prefix: str) -> int | None:
+    """The revision of a run's folder `…/r<N>/`, or None."""
+    match = _REVISION.search(prefix)
+    return int(match["revision"]) if match else None
+
+
+def shard_key(level: int, index: tuple[int, int, int]) -> str:
+    """Key of a shard below its zarr_root (Zarr v3, default chunk key encoding)."""
+    z, y, x = index
+    return f"{level}/c/{z}/{y}/{x}"
