@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-
-from emporter_contracts.ids import short_hash
 
 INBOX = "emporter-inbox"
 RAW = "emporter-raw"
@@ -20,7 +19,7 @@ _REVISION = re.compile(r"(?:^|/)r(?P<revision>[1-9][0-9]*)(?:\.ome\.zarr)?/?\Z")
 
 def origin(url: str, version: str) -> str:
     """The name raw bytes are shared under: the same bytes of the same archive are stored once for all jobs."""
-    return short_hash(f"{url}\0{version}") + "-" + short_hash(f"{version}\0{url}")
+    return hashlib.sha256(f"{url}\0{version}".encode()).hexdigest()[:32]
 
 
 def segment(origin_id: str, k: int) -> str:

@@ -1,0 +1,1 @@
+"""Lazy 3-D readers of microscopy files over range reads."""

@@ -1,0 +1,101 @@
+"""The seams: bytes in, voxels out.
+
+A `ByteSource` is one raw object, readable by ranges; a `Reader` is a lazy 3-D volume over one or several of them.
+Whoever has sources calls `discover` once and gets every volume they hold, headers read and no voxel touched; whoever has a
+`FoundVolume` (or the plan that was stored of it) calls `open_volume` and reads boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from emporter_contracts.commands import Select
+from emporter_contracts.geometry import Box, ChunkGrid, Shape3, VoxelSize
+from emporter_contracts.plans import Caveat, Role
+
+
+class ByteSource(Protocol):
+    """One raw object. `read` may be called from several threads at once.
+
+    `name` is its path inside what the user asked for, with its suffix: it is what messages name.
+    """
+
+    name: str
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly `stop - start` bytes, 0 <= start <= stop <= size. Raises CorruptObjectError where the object ends early,
+        and whatever the store or archive raises where it can't be reached; never short, never padded."""
+
+
+class Reader(Protocol):
+    """A lazy 3-D volume. `read` may be called from several threads at once."""
+
+    shape: Shape3
+    dtype: np.dtype[Any]
+    voxel_size: VoxelSize
+    native: ChunkGrid
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Voxels of `box`, a C-contiguous array of `box.shape` in native byte order.
+
+        Raises CorruptObjectError naming the object; never pads, never guesses. Bytes read are proportional to the
+        strips, tiles, pages or chunks that `box` touches.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user said about content that does not say it itself."""
+
+    select: Select = Select()
+    axes: str | None = None
+    rgb: Literal["luma", "split"] | None = None
+    role: Literal["auto", "image", "labels"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundVolume:
+    """One volume that lies in some sources, as their headers say."""
+
+    format: str
+    """Name of the reader that opens it, such as `tiff`."""
+    objects: tuple[int, ...]
+    """Positions of its sources in the listing given to `discover`, in slice order."""
+    series: str
+    """Empty where the listing holds one volume; else a name such as `s0-c1-t0`, unique in it."""
+    select: Select
+    """What opens exactly this volume again."""
+    shape: Shape3
+    dtype: str
+    """numpy name of the dtype in native byte order, such as `uint8`."""
+    voxel_size: VoxelSize
+    native: ChunkGrid
+    role: Role = "image"
+    axes: str | None = None
+    rgb: Literal["luma", "split"] | None = None
+    name: str = ""
+    caveats: tuple[Caveat, ...] = ()
+    said: dict[str, JsonValue] = field(default_factory=dict)
+    """What the headers said, verbatim, fit for JSON."""
+
+
+class Format(Protocol):
+    """One file format: a module of this package holds one."""
+
+    name: str
+
+    def claims(self, sources: Sequence[ByteSource]) -> bool:
+        """Whether these sources, all of them, are of this format: by magic number and suffix, without reading voxels."""
+
+    def discover(self, sources: Sequence[ByteSource], hints: Hints) -> list[FoundVolume]:
+        """Every volume in them that `hints.select` does not exclude. Reads headers only. Raises ReaderError."""
+
+    def open(self, sources: Sequence[ByteSource], found: FoundVolume) -> Reader:
+        """The volume `found`; `sources` are those of `found.objects`, in that order. Raises ReaderError."""
