@@ -1,0 +1,1 @@
+"""What every Emporter service stands on."""
