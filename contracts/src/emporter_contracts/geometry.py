@@ -85,9 +85,7 @@ class Box:
 
     def within(self, other: Box) -> bool:
         """Whether `other` holds every voxel of this box."""
-        return all(
-            a >= c and b <= d for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True)
-        )
+        return all(a >= c and b <= d for a, b, c, d in zip(self.start, self.stop, other.start, other.stop, strict=True))
 
     def overlap(self, other: Box) -> Box | None:
         """The voxels in both, or None where they share none."""
@@ -97,9 +95,7 @@ class Box:
 
     def tiles(self, shape: Shape3) -> Iterator[Box]:
         """Cut into boxes of `shape` aligned to the origin of the volume, not of this box; edges are smaller. C order."""
-        firsts = (
-            range(start // step * step, stop, step) for start, stop, step in zip(self.start, self.stop, shape, strict=True)
-        )
+        firsts = (range(start // step * step, stop, step) for start, stop, step in zip(self.start, self.stop, shape, strict=True))
         for corner in product(*firsts):
             tile = Box.at(_index(corner), shape).overlap(self)
             if tile is not None:
@@ -150,8 +146,7 @@ class VoxelSize(BaseModel):
     def or_else(self, other: VoxelSize) -> VoxelSize:
         """This size, with `other` where this one is unknown."""
         chosen = [
-            (a, s) if a is not None else (b, t)
-            for a, s, b, t in zip(self.nm, self.said_by, other.nm, other.said_by, strict=True)
+            (a, s) if a is not None else (b, t) for a, s, b, t in zip(self.nm, self.said_by, other.nm, other.said_by, strict=True)
         ]
         return VoxelSize.model_validate({"nm": [c[0] for c in chosen], "said_by": [c[1] for c in chosen]})
 
@@ -173,7 +168,7 @@ def level_translation(voxel_nm: float, halvings: int, offset_voxels: int = 0) ->
     (2^halvings - 1) / 2 level-0 voxels further (NGFF 0.5, section "multiscales", coordinateTransformations).
     `offset_voxels` is where a region was cut from the archive's array, in the archive's voxels.
     """
-    return voxel_nm * (offset_voxels + (2**halvings - 1) / 2)
+    return voxel_nm * (offset_voxels + ((1 << halvings) - 1) / 2)
 
 
 def parse_triple(text: str) -> Index3:

@@ -92,7 +92,8 @@ class VolumeRef:
         match = _PINNED.match(text)
         if match is None or not is_volume_id(match["volume"]):
             raise InvalidValueError(
-                f"{text[:80]!r} is no volume", hint="a volume is written <volume> or <volume>@r<N>, as `emporter volumes` lists it"
+                f"{text[:80]!r} is no volume",
+                hint="a volume is written <volume> or <volume>@r<N>, as `emporter volumes` lists it",
             )
         return cls(match["volume"], int(match["revision"]) if match["revision"] else None)
 

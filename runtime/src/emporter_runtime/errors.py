@@ -1,6 +1,6 @@
 """What can go wrong around a service, and what the failure middleware does about it (PROTOCOL section 5).
 
-RuntimeFault
+RuntimeFaultError
 ├── TransientError           later it may work: the job waits, nothing is counted against it
 │   └── StoreUnavailableError
 ├── PermanentError           it will never work: the job fails with code, object and hint
@@ -19,11 +19,11 @@ from emporter_contracts.errors import EmporterError
 from emporter_contracts.jobs import WaitReason
 
 
-class RuntimeFault(EmporterError):
+class RuntimeFaultError(EmporterError):
     """Base of the faults around a service."""
 
 
-class TransientError(RuntimeFault):
+class TransientError(RuntimeFaultError):
     """An archive or the store can't answer now; `retry_after` is in seconds, where the other side said so."""
 
     code = "transient"
@@ -54,7 +54,7 @@ class DiskFullError(TransientError):
     reason = "disk_full"
 
 
-class PermanentError(RuntimeFault):
+class PermanentError(RuntimeFaultError):
     """Trying again can't help; `code` says why."""
 
     code = "permanent"
@@ -72,19 +72,19 @@ class InsufficientStorageError(PermanentError):
     code = "insufficient_storage"
 
 
-class ConflictError(RuntimeFault):
+class ConflictError(RuntimeFaultError):
     """A create-only object exists already, with other content: a bug, or two programs that disagree."""
 
     code = "internal"
 
 
-class StoppedError(RuntimeFault):
+class StoppedError(RuntimeFaultError):
     """The run this work belongs to was cancelled, ended or superseded."""
 
     code = "stopped"
 
 
-class NotProvisionedError(RuntimeFault):
+class NotProvisionedError(RuntimeFaultError):
     """A stream or consumer is missing, or differs from the topology."""
 
     code = "not_provisioned"

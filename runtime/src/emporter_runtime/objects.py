@@ -169,7 +169,7 @@ class Objects:
             return False
         return True
 
-    async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+    async def listing(self, bucket: str, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object below `prefix`, in no promised order. A prefix ends in `/` or is empty."""
         with _faults(bucket, prefix):
             async for page in obstore.list(self._stores[bucket], prefix or None, chunk_size=1000):
