@@ -18,8 +18,8 @@ from emporter_contracts.geometry import VoxelSize
 PLAN_VERSION = 1
 """Raised whenever the same request would lead to other segments, tasks or shards."""
 SEGMENT_BYTES = 64 * 2**20
-"""Bytes of one stored piece of a raw object. Large enough that request cost vanishes (< 1 % at 100 MB/s), small enough that a killed
-fetcher loses under a second of work and four in flight stay within 256 MiB. Changing it changes where segments lie: bump PLAN_VERSION."""
+"""Bytes of one stored piece of a raw object. Large enough that request cost vanishes (< 1 % at 100 MB/s), small enough that a
+killed fetcher loses under a second of work and four in flight stay within 256 MiB. Changing it moves segments: bump PLAN_VERSION."""
 BATCH_OBJECTS = 256
 """Units of one fetch command at most, so that thousands of tiny objects don't become thousands of commands."""
 BATCH_BYTES = SEGMENT_BYTES

@@ -133,7 +133,7 @@ def finite(value: float) -> float | None:
 
 
 def json_safe(value: Any) -> JsonValue:
-    """What an archive said, made fit for JSON everywhere: non-finite numbers null, integers past 2^53 strings, the rest as text."""
+    """What an archive said, fit for JSON everywhere: non-finite numbers null, integers past 2^53 strings, the rest text."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):

@@ -13,6 +13,8 @@ DAY = 24 * 3600
 SOURCES: dict[str, int] = {"inbox": 4, "file-root": 4, "url": 4, "epfl": 4}
 """Batches at once over all fetchers, by source. The fetcher checks at start that it has exactly these."""
 
+REQUEST_TRIES = 1500
+"""A request that was acknowledged waits for a store that is down as long as a job would: about a day at a try a minute."""
 MAX_DELIVER = 20
 """The server's last resort against a command that kills its worker each time; our own limit for bugs is 3."""
 
@@ -42,6 +44,12 @@ class Consumer:
     filters: tuple[str, ...]
     max_ack_pending: int
     facts: bool = False
+    tries: int = MAX_DELIVER
+
+    @property
+    def max_deliver(self) -> int:
+        """As the server counts: -1 for ever."""
+        return -1 if self.facts else self.tries
 
 
 STREAMS: tuple[Stream, ...] = (
@@ -79,7 +87,7 @@ STREAMS: tuple[Stream, ...] = (
 )
 
 CONSUMERS: tuple[Consumer, ...] = (
-    Consumer("fetcher-intake", "INGEST", (subjects.INGEST_REQUEST,), 64),
+    Consumer("fetcher-intake", "INGEST", (subjects.INGEST_REQUEST,), 64, tries=REQUEST_TRIES),
     Consumer("fetcher-plan", "FETCH", (subjects.FETCH_PLAN,), 64),
     Consumer("fetcher-finish", "FETCH", (subjects.FETCH_FINISH,), 64),
     *(Consumer(f"fetcher-batch-{name}", "FETCH", (subjects.fetch_batches(name),), n) for name, n in SOURCES.items()),
