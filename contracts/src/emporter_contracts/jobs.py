@@ -84,6 +84,8 @@ class JobStatus(Message):
     volumes: tuple[VolumeProgress, ...] = ()
     error: Refusal | None = None
     caveats: tuple[str, ...] = ()
+    planned_bytes: Annotated[int, Field(ge=0)] = 0
+    """What the plan will store in all, so that other plans know what of the free room is spoken for."""
     created_at: datetime
     updated_at: datetime
     ended_at: datetime | None = None

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue
 
-from emporter_contracts.commands import Index3, Message, Select, Shape3
+from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
 from emporter_contracts.geometry import VoxelSize
 
 PLAN_VERSION = 1
 """Raised whenever the same request would lead to other segments, tasks or shards."""
 SEGMENT_BYTES = 64 * 2**20
 """Bytes of one stored piece of a raw object. Large enough that request cost vanishes (< 1 % at 100 MB/s), small enough that a
-killed fetcher loses under a second of work and four in flight stay within 256 MiB. Changing it moves segments: bump PLAN_VERSION."""
+killed fetcher loses under a second of work and four in flight stay within 256 MiB. Changing it: bump PLAN_VERSION."""
 BATCH_OBJECTS = 256
 """Units of one fetch command at most, so that thousands of tiny objects don't become thousands of commands."""
 BATCH_BYTES = SEGMENT_BYTES
@@ -154,6 +155,11 @@ class FetchPlan(Message):
     planned_at: datetime
     software: str = ""
 
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that are copied into the store: of objects that are not read in place."""
+        return sum(o.bytes for o in self.objects if isinstance(o.location, Segments))
+
     def units(self) -> Iterator[Unit]:
         """Every unit, in the order it is fetched."""
         for obj, planned in enumerate(self.objects):
@@ -165,6 +171,7 @@ class FetchPlan(Message):
         start = unit.segment * SEGMENT_BYTES
         return min(self.objects[unit.obj].bytes, start + SEGMENT_BYTES) - start
 
+    @cached_property
     def batches(self) -> list[tuple[Unit, ...]]:
         """The units of every fetch command, named by position: at most BATCH_OBJECTS and BATCH_BYTES each."""
         batches: list[tuple[Unit, ...]] = []
@@ -180,6 +187,35 @@ class FetchPlan(Message):
         if batch:
             batches.append(tuple(batch))
         return batches
+
+
+class StoredRequest(Message):
+    """`request.json`: claims a revision. `event_id` is of the message that claimed it, so that a redelivery finds its own."""
+
+    request: IngestRequest
+    event_id: str
+    received_at: datetime
+
+
+class PlanSummary(Message):
+    """Answer to `ingest.plan`: what an ingest would do. `free_bytes` is None where the room left can't be known."""
+
+    job: str
+    source: str
+    objects: int
+    raw_bytes: int
+    copied_bytes: int
+    voxel_bytes: int
+    stored_bytes_estimate: int
+    free_bytes: int | None
+    fits: bool
+    volumes: tuple[PlannedVolume, ...]
+    description: str = ""
+    licence: Licence = Licence()
+    citation: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+    existing: str | None = None
+    """State of the job where this very request was made before."""
 
 
 class ManifestObject(Message):

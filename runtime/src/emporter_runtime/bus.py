@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, get_type_hints
 import nats.errors
 from faststream import AckPolicy, Context
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from faststream.security import SASLPlaintext
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from nats.js.errors import APIError
@@ -108,8 +110,7 @@ class Bus:
         self.broker = NatsBroker(
             settings.nats_url,
             name=f"emporter-{service}",
-            user=settings.nats_user,  # type: ignore[call-arg]  # handed on to nats-py
-            password=settings.nats_password.get_secret_value() if settings.nats_password else None,
+            security=_credentials(settings),
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             connect_timeout=5,
@@ -117,6 +118,7 @@ class Bus:
             graceful_timeout=settings.grace_seconds,
             error_cb=_log_error,
             ack_policy=AckPolicy.MANUAL,
+            logger=logging.getLogger("faststream"),
             middlewares=[functools.partial(_FailureGate, bus=self), bus_metrics(service)],
         )
 
@@ -226,6 +228,12 @@ class Bus:
     async def tell(self, subject: str, message: Message) -> None:
         """Core NATS: whoever listens hears it, nobody is waited for."""
         await self.connection.publish(subject, message.model_dump_json().encode())
+
+
+def _credentials(settings: Settings) -> SASLPlaintext | None:
+    if settings.nats_user is None or settings.nats_password is None:
+        return None
+    return SASLPlaintext(settings.nats_user, settings.nats_password.get_secret_value())
 
 
 class _FailureGate:

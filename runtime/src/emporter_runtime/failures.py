@@ -53,7 +53,7 @@ def refusal(error: Exception) -> Refusal:
         return Refusal(code=error.code, message=error.message, hint=error.hint)
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
+        where = ".".join(str(part) for part in first["loc"]).removeprefix("body.") or "body"
         return Refusal(
             code="invalid_request", message=f"{where}: {first['msg']}", hint="see contracts/schemas/ingest-request.json"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -79,12 +78,3 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         await task
-
-
-async def until_told_to_stop() -> None:
-    """Returns at SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()

@@ -64,6 +64,26 @@ class Work:
             raise
 
 
+@asynccontextmanager
+async def kept_alive(delivery: Delivery, ack_wait: float) -> AsyncIterator[None]:
+    """Give signs of life for a message that is about no run yet."""
+
+    async def beating() -> None:
+        while True:
+            await asyncio.sleep(ack_wait / BEATS_PER_WAIT)
+            with suppress(nats.errors.Error, TimeoutError):
+                if delivery.in_progress is not None:
+                    await delivery.in_progress()
+
+    beat = asyncio.create_task(beating(), name="beat")
+    try:
+        yield
+    finally:
+        beat.cancel()
+        with suppress(asyncio.CancelledError):
+            await beat
+
+
 class Workers:
     """What a service's command handlers share: the job store, threads for heavy work, the length of a beat."""
 

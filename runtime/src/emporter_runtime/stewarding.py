@@ -52,6 +52,11 @@ class Steward:
         self._due[job] = min(due, self._due.get(job, due))
         self._wake.set()
 
+    def reserved(self, but: str) -> int:
+        """Bytes that running jobs, but for one, still plan to store: their plans less what their fetches have stored."""
+        others = [status for job, status in self._running.items() if job != but]
+        return sum(max(0, status.planned_bytes - status.fetch.bytes_done) for status in others)
+
     @asynccontextmanager
     async def stewarding(self) -> AsyncIterator[None]:
         """Follow the jobs while inside."""

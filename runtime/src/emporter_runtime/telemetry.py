@@ -28,14 +28,20 @@ class _Provider(NatsMetricsSettingsProvider):
         return {"destination_name": consumer_of(msg.raw_message), "message_size": len(msg.body), "messages_count": 1}
 
     def get_publish_destination_name_from_cmd(self, cmd: Any) -> str:
-        return ".".join(cmd.destination.split(".")[:2]) if not cmd.destination.startswith("_INBOX") else "_INBOX"
+        return kind_of(cmd.destination)
+
+
+def kind_of(subject: str) -> str:
+    """What kind of message a subject carries: its leading tokens without any id."""
+    first, *rest = subject.split(".")
+    return first if first in {"status", "progress", "reply", "_INBOX"} or not rest else f"{first}.{rest[0]}"
 
 
 def consumer_of(raw: Any) -> str:
     """The durable consumer that delivered a message; the subject's first two tokens where it came by core NATS."""
     if raw.reply.startswith("$JS.ACK."):
         return str(raw.metadata.consumer)
-    return ".".join(raw.subject.split(".")[:2])
+    return kind_of(raw.subject)
 
 
 def bus_metrics(service: str, registry: CollectorRegistry = REGISTRY) -> PrometheusMiddleware[Any]:

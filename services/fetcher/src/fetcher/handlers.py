@@ -1,0 +1,124 @@
+"""Messages in, one domain call each, events out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emporter_contracts import ids, storage, subjects
+from emporter_contracts.commands import Accepted, Control, FetchBatch, FinishFetch, IngestRequest, PlanFetch
+from emporter_contracts.errors import RefusedError
+from emporter_contracts.events import RawManifestComplete, RawObjectStored
+from emporter_contracts.plans import PlanSummary
+from emporter_contracts.topology import SOURCES
+from emporter_runtime.bus import Bus, Delivery, event_id
+from emporter_runtime.deadletters import handle_dead_letters
+from emporter_runtime.failures import reply
+from emporter_runtime.heartbeat import Workers, kept_alive
+from emporter_runtime.jobstore import JobStore
+from emporter_runtime.ledger import Ledger
+from emporter_runtime.objects import Objects
+from emporter_runtime.plans import StoredPlans, required
+from emporter_runtime.stewarding import Steward
+from emporter_runtime.telemetry import STORED_BYTES
+from fetcher.downloading import store_unit
+from fetcher.intake import Intake
+from fetcher.planner import Planner
+from fetcher.settings import FetcherSettings
+from fetcher.sources.protocol import Source
+from fetcher.verifying import finish
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the handlers work with."""
+
+    settings: FetcherSettings
+    bus: Bus
+    jobs: JobStore
+    ledger: Ledger
+    objects: Objects
+    plans: StoredPlans
+    workers: Workers
+    sources: dict[str, Source]
+    planner: Planner
+    intake: Intake
+    steward: Steward
+
+
+def register(rooms: Rooms) -> None:
+    """Subscribe every handler."""
+    _register_requests(rooms)
+    _register_planning(rooms)
+    for name in rooms.sources:
+        _register_batches(rooms, name)
+    handle_dead_letters(rooms.bus, rooms.jobs, "fetcher-dead-letters")
+
+    @rooms.bus.consume("fetch-steward")
+    async def on_stored(entry: RawObjectStored, _: Delivery) -> None:
+        rooms.steward.soon(entry.job)
+
+
+def _register_requests(rooms: Rooms) -> None:
+    @rooms.bus.consume("fetcher-intake", workers=2)
+    async def on_request(request: IngestRequest, delivery: Delivery) -> None:
+        async with kept_alive(delivery, rooms.settings.ack_wait_seconds):
+            accepted = await rooms.intake.take(request, delivery)
+        await reply(rooms.bus, delivery, accepted)
+
+    @rooms.bus.answer(subjects.INGEST_PLAN, queue="fetcher")
+    async def on_dry_run(request: IngestRequest, delivery: Delivery) -> PlanSummary:
+        rooms.intake.check(request, len(delivery.body))
+        return await rooms.planner.summary(request, ids.job_id(request))
+
+    @rooms.bus.answer(subjects.INGEST_CONTROL, queue="fetcher")
+    async def on_control(control: Control, delivery: Delivery) -> Accepted:
+        job = delivery.subject.removeprefix(subjects.control(""))
+        if not ids.is_volume_id(job):
+            raise RefusedError(f"{job[:140]!r} is no job", code="unknown_job", hint="emporter jobs lists them")
+        match control.action:
+            case "cancel":
+                return await rooms.intake.cancel(job)
+            case "retry":
+                return await rooms.intake.retry(job)
+            case _:
+                raise RefusedError(f"{control.action} is not offered yet", code="unsupported", hint="cancel and retry are")
+
+
+def _register_planning(rooms: Rooms) -> None:
+    @rooms.bus.consume("fetcher-plan")
+    async def on_plan(command: PlanFetch, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery):
+            if await rooms.plans.plan(command.job, command.revision) is None:
+                plan = await rooms.planner.plan(command)
+                await rooms.objects.put_json(storage.RAW, storage.plan(command.job, command.revision), plan)
+            rooms.steward.soon(command.job)
+
+    @rooms.bus.consume("fetcher-finish")
+    async def on_finish(command: FinishFetch, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery):
+            plan = required(await rooms.plans.plan(command.job, command.revision), "the plan")
+            if await rooms.plans.manifest(command.job, command.revision) is None:
+                wildcard = subjects.raw_objects_stored(command.job, command.revision)
+                entries = {e.unit: e async for e in rooms.ledger.entries(wildcard, RawObjectStored)}
+                manifest = await finish(plan, entries, rooms.objects, rooms.sources[plan.source])
+                await rooms.objects.put_json(storage.RAW, storage.manifest(command.job, command.revision), manifest)
+            complete = RawManifestComplete(**command.model_dump(), objects=len(plan.objects), bytes=plan.raw_bytes)
+            identity = event_id(complete, "raw.manifest.complete")
+            await rooms.bus.publish(subjects.raw_manifest_complete(command.job), complete, identity, "EVENTS")
+
+
+def _register_batches(rooms: Rooms, source: str) -> None:
+    @rooms.bus.consume(f"fetcher-batch-{source}", workers=min(SOURCES[source], rooms.settings.segments_in_flight))
+    async def on_batch(command: FetchBatch, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery) as work:
+            plan = required(await rooms.plans.plan(command.job, command.revision), "the plan")
+            for unit in plan.batches[command.n]:
+                subject = subjects.raw_object_stored(command.job, command.revision, unit.id)
+                if await rooms.ledger.has(subject):
+                    continue
+                work.check()
+                stored = await store_unit(plan, unit, rooms.sources[source], rooms.objects)
+                run = {"job": command.job, "revision": command.revision, "generation": command.generation}
+                entry = RawObjectStored(**run, unit=unit.id, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
+                await rooms.ledger.enter(subject, entry)
+                STORED_BYTES.labels(source).inc(stored.bytes)

@@ -1,0 +1,169 @@
+"""Taking a request: which job it is, whether it runs already, which revision it claims (PROTOCOL sections 1 and 4).
+
+A revision is claimed in the store before the message is acknowledged, and the claim keeps the message's id: whatever is
+interrupted here is finished by the redelivery, and never begun a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from emporter_contracts import ids, storage, subjects
+from emporter_contracts.commands import MAX_REQUEST_BYTES, Accepted, IngestRequest, PlanFetch
+from emporter_contracts.errors import RefusedError
+from emporter_contracts.jobs import JobState, JobStatus
+from emporter_contracts.plans import FetchPlan, StoredRequest
+from emporter_runtime.bus import Bus, Delivery
+from emporter_runtime.jobstore import JobStore, RunNote, now
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import Objects
+
+Planner = Callable[[IngestRequest, str, int], Awaitable[FetchPlan]]
+
+log = get_logger(__name__)
+
+
+class Intake:
+    """Takes requests and controls; starts runs."""
+
+    def __init__(self, bus: Bus, jobs: JobStore, objects: Objects, sources: set[str], planner: Planner) -> None:
+        self._bus = bus
+        self._jobs = jobs
+        self._objects = objects
+        self._sources = sources
+        self._planner = planner
+
+    async def take(self, request: IngestRequest, delivery: Delivery) -> Accepted:
+        """Start the run a request asks for, or tell of the one there is. Raises RefusedError."""
+        self.check(request, len(delivery.body))
+        job = ids.job_id(request)
+        claims = await self.claims(job)
+        for revision, claim in claims.items():
+            if claim.event_id == delivery.event_id:
+                return await self._start(job, request, revision)
+        if not claims:
+            return await self._claim(job, request, 1, delivery)
+        latest = max(claims)
+        if ids.canonical(claims[latest].request) != ids.canonical(request):
+            raise RefusedError(
+                f"job {job} exists for another request", code="id_conflict", hint="this is a collision of hashes: change --name"
+            )
+        return await self._again(job, request, latest, delivery)
+
+    def check(self, request: IngestRequest, size: int) -> None:
+        """Raises RefusedError for what no source could carry out."""
+        if size > MAX_REQUEST_BYTES:
+            raise RefusedError(
+                f"the request has {size} bytes, more than {MAX_REQUEST_BYTES}", code="too_large", hint="put lists into files"
+            )
+        if request.source not in self._sources:
+            known = ", ".join(sorted(self._sources))
+            raise RefusedError(f"there is no source {request.source!r}", code="unknown_source", hint=f"one of: {known}")
+
+    async def claims(self, job: str) -> dict[int, StoredRequest]:
+        """The requests that claimed revisions of a job."""
+        found: dict[int, StoredRequest] = {}
+        for folder in await self._objects.folders(storage.RAW, storage.job_prefix(job)):
+            revision = storage.run_revision(folder)
+            body = await self._objects.find(storage.RAW, storage.request(job, revision)) if revision else None
+            if revision is not None and body is not None:
+                found[revision] = StoredRequest.model_validate_json(body)
+        return found
+
+    async def retry(self, job: str) -> Accepted:
+        """Start an ended run again, where it stopped. Raises RefusedError."""
+        status = await self._known(job)
+        if status.state.running or status.state == JobState.COMPLETE:
+            raise RefusedError(
+                f"job {job} is {status.state}", code="not_retryable", hint="only failed or cancelled jobs are retried"
+            )
+        claim = (await self.claims(job))[status.revision]
+        started = await self._jobs.begin(job, claim.request, status.revision, status.generation + 1)
+        await self._order_plan(started)
+        return _accepted(started, existing=False)
+
+    async def cancel(self, job: str) -> Accepted:
+        """End a run; queued commands are taken back as far as possible. Raises RefusedError."""
+        status = await self._known(job)
+        after = await self._jobs.cancel(job)
+        assert after is not None
+        if after.state != JobState.CANCELLED:
+            hint = "its volumes are being committed" if after.state == JobState.SAVING else "there is nothing left to cancel"
+            raise RefusedError(f"job {job} is {after.state}", code="not_cancellable", hint=hint)
+        for stream, wildcard in (
+            ("FETCH", subjects.fetch_plan(job)),
+            ("FETCH", subjects.fetch_batches(status.source, job)),
+            ("FETCH", subjects.fetch_finish(job)),
+            ("CONVERT", subjects.convert_plan(job)),
+            ("CONVERT", subjects.convert_tasks(job)),
+        ):
+            try:
+                await self._bus.js.purge_stream(stream, subject=wildcard)
+            except Exception as error:  # noqa: BLE001  # best effort: a late command stops itself
+                log.info("purge_left_out", subject=wildcard, error=repr(error))
+        return _accepted(after, existing=False)
+
+    async def _known(self, job: str) -> JobStatus:
+        status = await self._jobs.read(job)
+        if status is None:
+            raise RefusedError(f"there is no job {job[:140]}", code="unknown_job", hint="emporter jobs lists them")
+        return status
+
+    async def _again(self, job: str, request: IngestRequest, latest: int, delivery: Delivery) -> Accepted:
+        """The same request once more: tell what there is, or, with force or refresh, start a new revision."""
+        status = await self._jobs.read(job)
+        wants_new = request.force != "no" or request.refresh
+        if status is None:
+            ended = await self._ended(job, latest)
+            if ended is None:
+                return await self._start(job, request, latest)
+            if not wants_new:
+                return Accepted(job=job, revision=latest, generation=ended.generation, state=ended.state, existing=True)
+        elif status.state.running:
+            if wants_new:
+                raise RefusedError(
+                    f"job {job} is running as r{status.revision}", code="running", hint=f"wait for it, or emporter cancel {job}"
+                )
+            return _accepted(status, existing=True)
+        elif not wants_new or (request.force == "no" and not await self._changed(job, request, latest)):
+            return _accepted(status, existing=True)
+        return await self._claim(job, request, latest + 1, delivery)
+
+    async def _changed(self, job: str, request: IngestRequest, latest: int) -> bool:
+        """Whether the archive serves something else than what the latest revision was made of."""
+        body = await self._objects.find(storage.RAW, storage.plan(job, latest))
+        if body is None:
+            return True
+        before = FetchPlan.model_validate_json(body)
+        after = await self._planner(request, job, latest + 1)
+        return [(o.path, o.version, o.bytes) for o in before.objects] != [(o.path, o.version, o.bytes) for o in after.objects]
+
+    async def _claim(self, job: str, request: IngestRequest, revision: int, delivery: Delivery) -> Accepted:
+        claim = StoredRequest(request=request, event_id=delivery.event_id, received_at=now())
+        if not await self._objects.put_json(storage.RAW, storage.request(job, revision), claim):
+            return await self.take(request, delivery)
+        return await self._start(job, request, revision)
+
+    async def _start(self, job: str, request: IngestRequest, revision: int) -> Accepted:
+        """Begin the first generation of a claimed revision; all of it may happen again."""
+        status = await self._jobs.begin(job, request, revision, 1)
+        if status.run == (revision, 1) and status.state == JobState.PENDING:
+            await self._order_plan(status)
+        return _accepted(status, existing=status.run != (revision, 1))
+
+    async def _order_plan(self, status: JobStatus) -> None:
+        command = PlanFetch(job=status.job, revision=status.revision, generation=status.generation)
+        await self._bus.command(subjects.fetch_plan(status.job), command, "FETCH", "fetch.plan")
+
+    async def _ended(self, job: str, revision: int) -> RunNote | None:
+        """The end of a revision's last generation, as the store remembers it."""
+        names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
+        started = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
+        if not started:
+            return None
+        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, max(started)))
+        return RunNote.model_validate_json(body) if body else None
+
+
+def _accepted(status: JobStatus, *, existing: bool) -> Accepted:
+    return Accepted(job=status.job, revision=status.revision, generation=status.generation, state=status.state, existing=existing)
