@@ -241,6 +241,24 @@ class Manifest(Message):
     completed_at: datetime
 
 
+class Commit(Message):
+    """`commits/<revision>.json`: from here on this revision of a volume can be read."""
+
+    volume: str
+    revision: int
+    digest: str
+    job: str
+    committed_at: datetime
+
+
+class Tombstone(Message):
+    """`removed/<revision>.json`: this revision was removed by an operator."""
+
+    volume: str
+    revision: int
+    removed_at: datetime
+
+
 class LevelPlan(Message):
     """One level of a target pyramid. Shapes are voxels z, y, x; `task` is the box one command writes, whole shards."""
 

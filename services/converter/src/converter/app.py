@@ -1,0 +1,38 @@
+"""Wiring: broker, store, steward, health."""
+
+from __future__ import annotations
+
+from converter.handlers import Rooms, register
+from converter.settings import ConverterSettings
+from converter.steward import ConvertSteward
+from emporter_runtime import failures
+from emporter_runtime.bus import Bus
+from emporter_runtime.health import health_app, serving
+from emporter_runtime.heartbeat import Workers
+from emporter_runtime.jobstore import JobStore
+from emporter_runtime.ledger import Ledger
+from emporter_runtime.objects import Objects
+from emporter_runtime.plans import StoredPlans
+from emporter_runtime.service import forever
+from emporter_runtime.stewarding import Steward
+
+
+def furnish(settings: ConverterSettings) -> Rooms:
+    """Everything the converter needs, not yet connected."""
+    objects = Objects.open(settings)
+    bus = Bus(settings, "converter")
+    jobs, ledger, plans = JobStore(bus, objects), Ledger(bus), StoredPlans(objects)
+    failures.install(bus, jobs)
+    steward = Steward(bus, jobs, "convert", ConvertSteward(bus, jobs, ledger, objects, plans).look)
+    workers = Workers(jobs, settings.ack_wait_seconds, threads=settings.converter_tasks + 2)
+    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward)
+    register(rooms)
+    return rooms
+
+
+async def serve(settings: ConverterSettings) -> None:
+    """Convert until cancelled."""
+    rooms = furnish(settings)
+    app = health_app({"bus": rooms.bus.ready, "store": rooms.objects.ready})
+    async with serving(app, settings.http_host, settings.http_port), rooms.bus.running(), rooms.steward.stewarding():
+        await forever()

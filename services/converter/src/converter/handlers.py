@@ -1,0 +1,164 @@
+"""Messages in, one domain call each, events out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from emporter_contracts import storage, subjects
+from emporter_contracts.commands import ConvertTask, FinishVolume, IngestRequest, JobCommand, PlanConversion
+from emporter_contracts.events import ConvertDone, RawManifestComplete, ShardWritten
+from emporter_contracts.plans import ConversionPlan, FetchPlan, Manifest, VolumePlan
+from emporter_readers.protocol import Reader
+from emporter_runtime.bus import Bus, Delivery
+from emporter_runtime.deadletters import handle_dead_letters
+from emporter_runtime.heartbeat import Work, Workers
+from emporter_runtime.jobstore import JobStore
+from emporter_runtime.ledger import Ledger
+from emporter_runtime.objects import Objects
+from emporter_runtime.plans import StoredPlans, required
+from emporter_runtime.stewarding import Steward
+from emporter_runtime.telemetry import SHARDS
+from converter.finishing import finish_volume
+from converter.ngff import create_arrays
+from converter.planning import plan_conversion
+from converter.settings import ConverterSettings
+from converter.sources import open_reader
+from converter.steward import say_complete
+from converter.writing import write_task
+
+READERS_KEPT = 4
+"""Open readers a process keeps: opening a TIFF of a thousand pages reads a thousand headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the handlers work with."""
+
+    settings: ConverterSettings
+    bus: Bus
+    jobs: JobStore
+    ledger: Ledger
+    objects: Objects
+    plans: StoredPlans
+    workers: Workers
+    steward: Steward
+    readers: dict[tuple[str, int], Reader] = field(default_factory=dict)
+    arrays: set[tuple[str, int]] = field(default_factory=set)
+
+    async def run(self, command: JobCommand) -> tuple[FetchPlan, Manifest]:
+        """What the fetch left of a run."""
+        plan = required(await self.plans.plan(command.job, command.revision), "the plan")
+        return plan, required(await self.plans.manifest(command.job, command.revision), "the manifest")
+
+    async def conversion(self, command: JobCommand) -> ConversionPlan:
+        return required(await self.plans.conversion(command.job, command.revision), "the conversion plan")
+
+    async def request(self, command: JobCommand) -> IngestRequest:
+        return required(await self.plans.request(command.job, command.revision), "the request").request
+
+    def reader(self, plan: FetchPlan, manifest: Manifest, volume: str) -> Reader:
+        """The reader of a volume, opened once; called from worker threads."""
+        kept = self.readers.get((volume, plan.revision))
+        if kept is None:
+            kept = open_reader(self.objects, plan, manifest, volume, self.settings.file_roots)
+            while len(self.readers) >= READERS_KEPT:
+                self.readers.pop(next(iter(self.readers)), None)
+            self.readers[volume, plan.revision] = kept
+        return kept
+
+    def lay_out(self, plan: VolumePlan, revision: int) -> None:
+        """Write the array metadata of every level, once a process; others may have."""
+        if (plan.volume, revision) not in self.arrays:
+            create_arrays(self.objects, plan, revision)
+            self.arrays.add((plan.volume, revision))
+
+
+def register(rooms: Rooms) -> None:
+    """Subscribe every handler."""
+    _register_planning(rooms)
+    _register_tasks(rooms)
+    _register_finish(rooms)
+    handle_dead_letters(rooms.bus, rooms.jobs, "converter-dead-letters")
+
+    @rooms.bus.consume("converter-manifests")
+    async def on_manifest(event: RawManifestComplete, _: Delivery) -> None:
+        rooms.steward.soon(event.job)
+
+    @rooms.bus.consume("convert-steward")
+    async def on_done(entry: ConvertDone, _: Delivery) -> None:
+        rooms.steward.soon(entry.job)
+
+
+def _register_planning(rooms: Rooms) -> None:
+    @rooms.bus.consume("converter-plan")
+    async def on_plan(command: PlanConversion, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery) as work:
+            if await rooms.plans.conversion(command.job, command.revision) is None:
+                plan = await work.heavy(_plan, rooms, *await rooms.run(command), await rooms.request(command))
+                await rooms.objects.put_json(storage.RAW, storage.conversion(command.job, command.revision), plan)
+            rooms.steward.soon(command.job)
+
+
+def _register_tasks(rooms: Rooms) -> None:
+    @rooms.bus.consume("converter-task", workers=rooms.settings.converter_tasks)
+    async def on_task(command: ConvertTask, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery) as work:
+            place = (command.volume, command.level, command.n)
+            subject = subjects.convert_done(command.job, command.revision, *place)
+            if await rooms.ledger.has(subject):
+                return
+            plan, manifest = await rooms.run(command)
+            volume = (await rooms.conversion(command)).volume(command.volume)
+            shards = await work.heavy(_write, rooms, plan, manifest, volume, command, work)
+            run = {"job": command.job, "revision": command.revision, "generation": command.generation}
+            entry = ConvertDone(**run, volume=command.volume, level=command.level, n=command.n, shards=shards)
+            await rooms.ledger.enter(subject, entry)
+            SHARDS.inc(len(shards))
+
+
+def _register_finish(rooms: Rooms) -> None:
+    @rooms.bus.consume("converter-finish")
+    async def on_finish(command: FinishVolume, delivery: Delivery) -> None:
+        async with rooms.workers.on(command, delivery) as work:
+            wildcard = subjects.convert_dones(command.job, command.revision, command.volume)
+            shards = {(e.level, e.n): e.shards async for e in rooms.ledger.entries(wildcard, ConvertDone)}
+            plan, manifest = await rooms.run(command)
+            conversion, request = await rooms.conversion(command), await rooms.request(command)
+            digest = await work.heavy(
+                finish_volume,
+                rooms.objects,
+                plan,
+                manifest,
+                conversion,
+                command.volume,
+                request,
+                shards,
+                lambda: rooms.reader(plan, manifest, command.volume),
+                work.check,
+            )
+            run = {"job": command.job, "revision": command.revision, "generation": command.generation}
+            await say_complete(rooms.bus, run, command.volume, digest)
+            rooms.steward.soon(command.job)
+
+
+def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest, request: IngestRequest) -> ConversionPlan:
+    readers = {volume.volume: rooms.reader(plan, manifest, volume.volume) for volume in plan.volumes}
+    memory = rooms.settings.converter_memory_bytes // rooms.settings.converter_tasks
+    return plan_conversion(plan, readers, request, memory)
+
+
+def _write(
+    rooms: Rooms, plan: FetchPlan, manifest: Manifest, volume: VolumePlan, command: ConvertTask, work: Work
+) -> tuple[ShardWritten, ...]:
+    rooms.lay_out(volume, command.revision)
+    return write_task(
+        rooms.objects,
+        plan,
+        manifest,
+        volume,
+        command.revision,
+        command.level,
+        command.n,
+        lambda: rooms.reader(plan, manifest, command.volume),
+        work.check,
+    )

@@ -1,0 +1,137 @@
+"""The convert stage's counting and moving on: from a complete manifest to committed volumes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from emporter_contracts import subjects
+from emporter_contracts.commands import ConvertTask, FinishVolume, PlanConversion
+from emporter_contracts.events import LevelComplete, VolumeComplete
+from emporter_contracts.jobs import JobState, JobStatus, Tally, VolumeProgress
+from emporter_contracts.plans import ConversionPlan, VolumePlan
+from emporter_runtime.bus import Bus
+from emporter_runtime.commits import read_commit
+from emporter_runtime.jobstore import JobStore, tally
+from emporter_runtime.ledger import Ledger, outstanding
+from emporter_runtime.objects import Objects
+from emporter_runtime.plans import StoredPlans
+from emporter_runtime.stewarding import MAX_OUTSTANDING, next_commands
+
+BITS = 8
+
+
+class ConvertSteward:
+    """Looks at a job: the conversion plan, tasks level by level, the finishes; each step may be repeated by anyone."""
+
+    def __init__(self, bus: Bus, jobs: JobStore, ledger: Ledger, objects: Objects, plans: StoredPlans) -> None:
+        self._bus = bus
+        self._jobs = jobs
+        self._ledger = ledger
+        self._objects = objects
+        self._plans = plans
+
+    async def look(self, status: JobStatus) -> None:
+        """Do for this job whatever its conversion needs next."""
+        if status.state == JobState.SAVING:
+            await self._finish(status)
+            return
+        if status.state != JobState.PROCESSING or await self._plans.manifest(status.job, status.revision) is None:
+            return
+        plan = await self._plans.conversion(status.job, status.revision)
+        if plan is None:
+            subject = subjects.convert_plan(status.job)
+            if not await outstanding(self._bus, "CONVERT", subject):
+                await self._bus.command(subject, PlanConversion(**_run(status)), "CONVERT", "convert.plan")
+            return
+        await self._convert(status, plan)
+
+    async def _convert(self, status: JobStatus, plan: ConversionPlan) -> None:
+        # Queued before done: a task that moves between the two looks is then in one of them at least.
+        queued = await outstanding(self._bus, "CONVERT", subjects.convert_tasks(plan.job))
+        done = await self._ledger.subjects(subjects.convert_dones(plan.job, plan.revision))
+        progress = tuple(_progress(plan, volume, done) for volume in plan.volumes)
+        await self._say_levels(status, progress)
+        status = await self._jobs.progress(status, volumes=progress)
+        if all(level.done == level.total for volume in progress for level in volume.levels):
+            saving = await self._jobs.move(status, JobState.SAVING)
+            await self._finish(saving)
+            return
+        for volume, held in zip(plan.volumes, progress, strict=True):
+            level = next((k for k, t in enumerate(held.levels) if t.done < t.total), None)
+            if level is not None:
+                queued |= await self._queue(status, volume, level, done, queued)
+
+    async def _queue(self, status: JobStatus, volume: VolumePlan, level: int, done: set[str], queued: set[str]) -> set[str]:
+        """Queue tasks of one level as far as there is room; their subjects."""
+        job, revision = status.job, status.revision
+        tasks = {subjects.convert_task(job, volume.volume, level, n): n for n in range(volume.levels[level].tasks)}
+        complete = {
+            subject for subject, n in tasks.items() if subjects.convert_done(job, revision, volume.volume, level, n) in done
+        }
+        chosen = next_commands(list(tasks), complete, queued, MAX_OUTSTANDING)
+        for subject in chosen:
+            command = ConvertTask(**_run(status), volume=volume.volume, level=level, n=tasks[subject])
+            await self._bus.command(subject, command, "CONVERT", "convert.task", volume.volume, level, tasks[subject])
+        return set(chosen)
+
+    async def _say_levels(self, status: JobStatus, progress: tuple[VolumeProgress, ...]) -> None:
+        """Say which levels are complete now and were not before."""
+        before = {v.volume: v.levels for v in status.volumes}
+        for volume in progress:
+            said = before.get(volume.volume, ())
+            for level, held in enumerate(volume.levels):
+                if held.done < held.total or (level < len(said) and said[level].done == said[level].total > 0):
+                    continue
+                fact = LevelComplete(**_run(status), volume=volume.volume, level=level)
+                subject = subjects.level_complete(volume.volume, status.revision, level)
+                await self._bus.say_once(subject, fact, "EVENTS", "convert.level.complete", volume.volume, level)
+
+    async def _finish(self, status: JobStatus) -> None:
+        if status.state != JobState.SAVING:
+            return
+        volumes = []
+        for volume in status.volumes:
+            commit = await read_commit(self._objects, volume.volume, status.revision)
+            if commit is None:
+                await self._order_finish(status, volume.volume)
+            else:
+                await say_complete(self._bus, _run(status), volume.volume, commit.digest)
+            volumes.append(volume.model_copy(update={"committed": commit is not None}))
+        status = await self._jobs.progress(status, volumes=tuple(volumes))
+        if all(volume.committed for volume in volumes):
+            await self._jobs.move(status, JobState.COMPLETE)
+
+    async def _order_finish(self, status: JobStatus, volume: str) -> None:
+        subject = subjects.convert_finish(status.job, volume)
+        if not await outstanding(self._bus, "CONVERT", subject):
+            command = FinishVolume(**_run(status), volume=volume)
+            await self._bus.command(subject, command, "CONVERT", "convert.finish", volume)
+
+
+async def say_complete(bus: Bus, run: dict[str, Any], volume: str, digest: str) -> None:
+    """Say once for ever that a revision of a volume can be read."""
+    fact = VolumeComplete(**run, volume=volume, digest=digest)
+    subject = subjects.volume_complete(volume, fact.revision)
+    await bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume)
+
+
+def _progress(plan: ConversionPlan, volume: VolumePlan, done: set[str]) -> VolumeProgress:
+    """How much of each level the ledger has."""
+    return VolumeProgress(
+        volume=volume.volume,
+        levels=tuple(_level_tally(plan, volume, level, done) for level in range(len(volume.levels))),
+    )
+
+
+def _level_tally(plan: ConversionPlan, volume: VolumePlan, level: int, done: set[str]) -> Tally:
+    itemsize = int("".join(c for c in volume.dtype if c.isdigit())) // BITS
+    sizes = [
+        itemsize * math.prod(b - a for a, b in zip(start, stop, strict=True)) for start, stop in volume.levels[level].boxes()
+    ]
+    have = [n for n in range(len(sizes)) if subjects.convert_done(plan.job, plan.revision, volume.volume, level, n) in done]
+    return tally(len(have), len(sizes), sum(sizes[n] for n in have), sum(sizes))
+
+
+def _run(status: JobStatus) -> dict[str, Any]:
+    return {"job": status.job, "revision": status.revision, "generation": status.generation}
