@@ -1,0 +1,63 @@
+"""Taking a revision away: the tombstone first, then the objects; whoever is interrupted begins again and ends the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emporter_contracts import storage
+from emporter_contracts.errors import RefusedError
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.plans import Tombstone
+from emporter_runtime.commits import committed
+from emporter_runtime.jobstore import now
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import Objects
+
+PAGE = 1000
+"""Objects deleted at once."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was taken away."""
+
+    volume: str
+    revisions: tuple[int, ...]
+    objects: int
+    bytes: int
+
+
+async def remove(objects: Objects, ref: VolumeRef) -> Removed:
+    """Remove one revision, or all of a volume. The commit stays, so that its number is never given again.
+
+    Raises RefusedError where there is no such committed volume or revision.
+    """
+    revisions = await committed(objects, ref.volume)
+    if ref.revision is not None:
+        revisions &= {ref.revision}
+    if not revisions:
+        raise RefusedError(f"there is no volume {ref}", code="unknown_volume", hint="emporter volumes lists them")
+    count = size = 0
+    for revision in sorted(revisions):
+        key = storage.tombstone(ref.volume, revision)
+        await objects.put_json(storage.VOLUMES, key, Tombstone(volume=ref.volume, revision=revision, removed_at=now()))
+        for prefix in (storage.zarr_root(ref.volume, revision), f"{ref.volume}/r{revision}/"):
+            n, b = await _delete_below(objects, prefix)
+            count, size = count + n, size + b
+    log.info("removed", volume=ref.volume, revisions=sorted(revisions), objects=count, bytes=size)
+    return Removed(ref.volume, tuple(sorted(revisions)), count, size)
+
+
+async def _delete_below(objects: Objects, prefix: str) -> tuple[int, int]:
+    page: list[str] = []
+    count = size = 0
+    async for info in objects.listing(storage.VOLUMES, prefix):
+        page.append(info.key)
+        count, size = count + 1, size + info.size
+        if len(page) == PAGE:
+            await objects.delete(storage.VOLUMES, page)
+            page = []
+    await objects.delete(storage.VOLUMES, page)
+    return count, size
