@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -100,12 +100,28 @@ class IngestRequest(Message):
         return self
 
 
+class RunIdentity(Protocol):
+    """Anything that says which run of which job it is about: a command, an event, a job's state."""
+
+    @property
+    def job(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+
+
 class JobCommand(Message):
     """A command about one run of a job: whoever reads it checks that this run is still the current one."""
 
     job: str
     revision: Annotated[int, Field(ge=1)]
     generation: Annotated[int, Field(ge=1)]
+
+    @classmethod
+    def of(cls, run: RunIdentity, **fields: Any) -> Self:
+        """The command about the run that `run` is about."""
+        return cls(job=run.job, revision=run.revision, generation=run.generation, **fields)
 
 
 class PlanFetch(JobCommand):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from emporter_contracts.commands import Message
+from emporter_contracts.commands import Message, RunIdentity
 
 TYPE_PREFIX = "io.emporter"
 
@@ -18,6 +18,11 @@ class RunEvent(Message):
     job: str
     revision: Annotated[int, Field(ge=1)]
     generation: Annotated[int, Field(ge=1)]
+
+    @classmethod
+    def of(cls, run: RunIdentity, **fields: Any) -> Self:
+        """The fact about the run that `run` is about."""
+        return cls(job=run.job, revision=run.revision, generation=run.generation, **fields)
 
 
 class RawPlanReady(RunEvent):

@@ -162,8 +162,12 @@ class Reconciler:
             if digest is None:
                 continue
             size = plan.unit_bytes(unit)
-            run = {"job": plan.job, "revision": plan.revision, "generation": generation}
-            await self._ledger.enter(subject, RawObjectStored(**run, unit=unit.id, bytes=size, sha256=digest))
+            await self._ledger.enter(
+                subject,
+                RawObjectStored(
+                    job=plan.job, revision=plan.revision, generation=generation, unit=unit.id, bytes=size, sha256=digest
+                ),
+            )
             self.found.units += 1
 
     async def _unit_digest(self, plan: FetchPlan, unit: Unit, manifest: Manifest | None) -> str | None:
@@ -194,8 +198,18 @@ class Reconciler:
                 if not all(key in held for key in keys) or await self._ledger.has(subject):
                     continue
                 shards = tuple([await self._shard(root, key) for key in keys])
-                run = {"job": plan.job, "revision": plan.revision, "generation": generation}
-                await self._ledger.enter(subject, ConvertDone(**run, volume=volume.volume, level=k, n=n, shards=shards))
+                await self._ledger.enter(
+                    subject,
+                    ConvertDone(
+                        job=plan.job,
+                        revision=plan.revision,
+                        generation=generation,
+                        volume=volume.volume,
+                        level=k,
+                        n=n,
+                        shards=shards,
+                    ),
+                )
                 self.found.tasks += 1
 
     async def _shard(self, root: str, key: str) -> ShardWritten:

@@ -110,8 +110,7 @@ def _register_tasks(rooms: Rooms) -> None:
             plan, manifest = await rooms.run(command)
             volume = (await rooms.conversion(command)).volume(command.volume)
             shards = await work.heavy(_write, rooms, plan, manifest, volume, command, work)
-            run = {"job": command.job, "revision": command.revision, "generation": command.generation}
-            entry = ConvertDone(**run, volume=command.volume, level=command.level, n=command.n, shards=shards)
+            entry = ConvertDone.of(command, volume=command.volume, level=command.level, n=command.n, shards=shards)
             await rooms.ledger.enter(subject, entry)
             SHARDS.inc(len(shards))
 
@@ -136,8 +135,7 @@ def _register_finish(rooms: Rooms) -> None:
                 lambda: rooms.reader(plan, manifest, command.volume),
                 work.check,
             )
-            run = {"job": command.job, "revision": command.revision, "generation": command.generation}
-            await say_complete(rooms.bus, run, command.volume, digest)
+            await say_complete(rooms.bus, command, command.volume, digest)
             rooms.steward.soon(command.job)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from emporter_contracts import subjects
-from emporter_contracts.commands import ConvertTask, FinishVolume, PlanConversion
+from emporter_contracts.commands import ConvertTask, FinishVolume, PlanConversion, RunIdentity
 from emporter_contracts.events import LevelComplete, VolumeComplete
 from emporter_contracts.jobs import JobState, JobStatus, Tally, VolumeProgress
 from emporter_contracts.plans import ConversionPlan, VolumePlan
@@ -42,7 +41,7 @@ class ConvertSteward:
         if plan is None:
             subject = subjects.convert_plan(status.job)
             if not await outstanding(self._bus, "CONVERT", subject):
-                await self._bus.command(subject, PlanConversion(**_run(status)), "CONVERT", "convert.plan")
+                await self._bus.command(subject, PlanConversion.of(status), "CONVERT", "convert.plan")
             return
         await self._convert(status, plan)
 
@@ -71,7 +70,7 @@ class ConvertSteward:
         }
         chosen = next_commands(list(tasks), complete, queued, MAX_OUTSTANDING)
         for subject in chosen:
-            command = ConvertTask(**_run(status), volume=volume.volume, level=level, n=tasks[subject])
+            command = ConvertTask.of(status, volume=volume.volume, level=level, n=tasks[subject])
             await self._bus.command(subject, command, "CONVERT", "convert.task", volume.volume, level, tasks[subject])
         return set(chosen)
 
@@ -83,7 +82,7 @@ class ConvertSteward:
             for level, held in enumerate(volume.levels):
                 if held.done < held.total or (level < len(said) and said[level].done == said[level].total > 0):
                     continue
-                fact = LevelComplete(**_run(status), volume=volume.volume, level=level)
+                fact = LevelComplete.of(status, volume=volume.volume, level=level)
                 subject = subjects.level_complete(volume.volume, status.revision, level)
                 await self._bus.say_once(subject, fact, "EVENTS", "convert.level.complete", volume.volume, level)
 
@@ -96,7 +95,7 @@ class ConvertSteward:
             if commit is None:
                 await self._order_finish(status, volume.volume)
             else:
-                await say_complete(self._bus, _run(status), volume.volume, commit.digest)
+                await say_complete(self._bus, status, volume.volume, commit.digest)
             volumes.append(volume.model_copy(update={"committed": commit is not None}))
         status = await self._jobs.progress(status, volumes=tuple(volumes))
         if all(volume.committed for volume in volumes):
@@ -105,13 +104,13 @@ class ConvertSteward:
     async def _order_finish(self, status: JobStatus, volume: str) -> None:
         subject = subjects.convert_finish(status.job, volume)
         if not await outstanding(self._bus, "CONVERT", subject):
-            command = FinishVolume(**_run(status), volume=volume)
+            command = FinishVolume.of(status, volume=volume)
             await self._bus.command(subject, command, "CONVERT", "convert.finish", volume)
 
 
-async def say_complete(bus: Bus, run: dict[str, Any], volume: str, digest: str) -> None:
+async def say_complete(bus: Bus, run: RunIdentity, volume: str, digest: str) -> None:
     """Say once for ever that a revision of a volume can be read."""
-    fact = VolumeComplete(**run, volume=volume, digest=digest)
+    fact = VolumeComplete.of(run, volume=volume, digest=digest)
     subject = subjects.volume_complete(volume, fact.revision)
     await bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume)
 
@@ -131,7 +130,3 @@ def _level_tally(plan: ConversionPlan, volume: VolumePlan, level: int, done: set
     ]
     have = [n for n in range(len(sizes)) if subjects.convert_done(plan.job, plan.revision, volume.volume, level, n) in done]
     return tally(len(have), len(sizes), sum(sizes[n] for n in have), sum(sizes))
-
-
-def _run(status: JobStatus) -> dict[str, Any]:
-    return {"job": status.job, "revision": status.revision, "generation": status.generation}

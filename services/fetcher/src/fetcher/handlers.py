@@ -102,7 +102,7 @@ def _register_planning(rooms: Rooms) -> None:
                 entries = {e.unit: e async for e in rooms.ledger.entries(wildcard, RawObjectStored)}
                 manifest = await finish(plan, entries, rooms.objects, rooms.sources[plan.source])
                 await rooms.objects.put_json(storage.RAW, storage.manifest(command.job, command.revision), manifest)
-            complete = RawManifestComplete(**command.model_dump(), objects=len(plan.objects), bytes=plan.raw_bytes)
+            complete = RawManifestComplete.of(command, objects=len(plan.objects), bytes=plan.raw_bytes)
             identity = event_id(complete, "raw.manifest.complete")
             await rooms.bus.publish(subjects.raw_manifest_complete(command.job), complete, identity, "EVENTS")
 
@@ -118,7 +118,6 @@ def _register_batches(rooms: Rooms, source: str) -> None:
                     continue
                 work.check()
                 stored = await store_unit(plan, unit, rooms.sources[source], rooms.objects)
-                run = {"job": command.job, "revision": command.revision, "generation": command.generation}
-                entry = RawObjectStored(**run, unit=unit.id, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
+                entry = RawObjectStored.of(command, unit=unit.id, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
                 await rooms.ledger.enter(subject, entry)
                 STORED_BYTES.labels(source).inc(stored.bytes)

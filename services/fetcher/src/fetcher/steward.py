@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import FetchBatch, FinishFetch, JobCommand, PlanFetch
 from emporter_contracts.events import RawPlanReady
@@ -43,9 +41,8 @@ class FetchSteward:
         await self._fetch(status, plan)
 
     async def _ready(self, status: JobStatus, plan: FetchPlan) -> JobStatus:
-        run = _run(status)
-        ready = RawPlanReady(
-            **run, objects=len(plan.objects), bytes=plan.raw_bytes, volumes=tuple(v.volume for v in plan.volumes)
+        ready = RawPlanReady.of(
+            status, objects=len(plan.objects), bytes=plan.raw_bytes, volumes=tuple(v.volume for v in plan.volumes)
         )
         await self._bus.publish(subjects.raw_plan_ready(status.job), ready, event_id(ready, "raw.plan.ready"), "EVENTS")
         caveats = sorted({c.code for c in plan.caveats} | {c.code for v in plan.volumes for c in v.caveats})
@@ -73,7 +70,7 @@ class FetchSteward:
         numbers = {subjects.fetch_batch(plan.source, plan.job, n): n for n, _ in enumerate(plan.batches)}
         complete = {subject for subject, n in numbers.items() if all(u in have for u in plan.batches[n])}
         for subject in next_commands(list(numbers), complete, queued):
-            command = FetchBatch(**_run(status), source=plan.source, n=numbers[subject])
+            command = FetchBatch.of(status, source=plan.source, n=numbers[subject])
             await self._bus.command(subject, command, "FETCH", "fetch.batch", numbers[subject])
 
     async def _all_fetched(self, status: JobStatus, plan: FetchPlan) -> None:
@@ -85,8 +82,4 @@ class FetchSteward:
     async def _order(self, status: JobStatus, subject: str, command: type[JobCommand], kind: str) -> None:
         """Queue a command unless it is queued."""
         if not await outstanding(self._bus, "FETCH", subject):
-            await self._bus.command(subject, command(**_run(status)), "FETCH", kind)
-
-
-def _run(status: JobStatus) -> dict[str, Any]:
-    return {"job": status.job, "revision": status.revision, "generation": status.generation}
+            await self._bus.command(subject, command.of(status), "FETCH", kind)
