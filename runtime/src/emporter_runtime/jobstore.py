@@ -145,7 +145,7 @@ class JobStore:
             await self.fail(command, Refusal(code=cause.code, message=why, hint=cause.hint or "emporter retry when it is back"))
             return
         first, longest = RETRY_SECONDS
-        delay = cause.retry_after or min(longest, max(first, (now() - since).total_seconds()))
+        delay = cause.retry_after if cause.retry_after is not None else min(longest, max(first, (now() - since).total_seconds()))
         waiting = Waiting(reason=cause.reason, since=since, next_try=now() + timedelta(seconds=delay), message=cause.message)
 
         def decide(last: JobStatus | None) -> JobStatus | None:
