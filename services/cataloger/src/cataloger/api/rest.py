@@ -1,0 +1,147 @@
+"""The routes of the catalog, each one question to `queries.Catalog`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from cataloger.api import stream, tables
+from cataloger.errors import NotInCatalogError
+from cataloger.feed import Feed
+from cataloger.queries import Catalog
+from cataloger.removal import Removals
+from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.errors import EmporterError
+from emporter_contracts.ids import VolumeRef
+from emporter_runtime.errors import TransientError
+from emporter_runtime.health import Check, health_routes
+from emporter_runtime.problems import problem, problem_of
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one page")]
+Cursor = Annotated[str | None, Query(description="`cursor` of the page before")]
+Text = Annotated[str | None, Query()]
+Nanometres = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="Coarsest axis, nm per voxel")]
+RETRY_SECONDS = "5"
+
+
+def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Check], keep_alive: float) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(title="Emporter catalog", version="1", docs_url=None, redoc_url=None)
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["X-Emporter-Revision", "Retry-After"]
+    )
+    app.router.routes.extend(health_routes(checks))
+    _problems(app)
+    _volumes(app, catalog, removals)
+    _jobs(app, catalog, feed, keep_alive)
+    _tables(app, catalog)
+    return app
+
+
+def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
+    @app.get("/v1/volumes")
+    async def volumes(  # noqa: PLR0917  # FastAPI passes them by name
+        q: Text = None,
+        source: Text = None,
+        status: Text = None,
+        modality: Text = None,
+        max_voxel_nm: Nanometres = None,
+        sort: str = "-updated_at",
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """Volumes, one row each; every word of `q` must be in its texts."""
+        query = CatalogQuery(
+            q=q, source=source, status=status, modality=modality, max_voxel_nm=max_voxel_nm, sort=sort, cursor=cursor, limit=limit
+        )
+        return (await catalog.volumes(query)).document()
+
+    @app.get("/v1/volumes/{volume}")
+    async def record(volume: str) -> JSONResponse:
+        """The metadata record of `<volume>`, or of one state of it, `<volume>@r<N>`."""
+        ref = VolumeRef.parse(volume)
+        await removals.look_briefly(ref.volume)
+        found = await catalog.record(ref)
+        return JSONResponse(found, headers={"X-Emporter-Revision": str(found["revision"])})
+
+    @app.get("/v1/volumes/{volume}/events")
+    async def events(volume: str, cursor: Cursor = None, limit: Limit = 100) -> dict[str, Any]:
+        """What was said about a volume and its job, the oldest first."""
+        return (await catalog.events(VolumeRef.parse(volume), CatalogQuery(cursor=cursor, limit=limit))).document()
+
+
+def _jobs(app: FastAPI, catalog: Catalog, feed: Feed, keep_alive: float) -> None:
+    @app.get("/v1/jobs")
+    async def jobs(state: Text = None, source: Text = None, cursor: Cursor = None, limit: Limit = 100) -> dict[str, Any]:
+        """The last state of each job, the newest job first."""
+        query = CatalogQuery(kind="jobs", status=state, source=source, cursor=cursor, limit=limit)
+        return (await catalog.jobs(query)).document()
+
+    @app.get("/v1/jobs/{job}")
+    async def job(job: str) -> JSONResponse:
+        """The last state of one job."""
+        return JSONResponse((await catalog.job(job)).model_dump(mode="json"))
+
+    @app.get("/v1/jobs/{job}/stream")
+    async def job_stream(job: str) -> StreamingResponse:
+        """The state of a job now, then each change, as server-sent events, until it is complete, failed or cancelled."""
+        await catalog.job(job)
+        return StreamingResponse(
+            stream.changes(job, feed, catalog.job, keep_alive),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+
+def _tables(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/catalog.csv")
+    async def catalog_csv() -> StreamingResponse:
+        """All volumes as CSV."""
+        return StreamingResponse(
+            tables.csv_lines(catalog),
+            media_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="emporter-catalog.csv"'},
+        )
+
+    @app.get("/v1/catalog.json")
+    async def catalog_json() -> StreamingResponse:
+        """All volumes, and which records their JSON Schema finds fault with."""
+        return StreamingResponse(tables.json_parts(catalog), media_type="application/json")
+
+
+def _problems(app: FastAPI) -> None:
+    @app.exception_handler(EmporterError)
+    async def refused(_: Request, error: EmporterError) -> Response:
+        if isinstance(error, NotInCatalogError):
+            return problem_of(error, 404)
+        if isinstance(error, TransientError):
+            return problem_of(error, 503, {"Retry-After": RETRY_SECONDS})
+        return problem_of(error, 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return _invalid(error.errors())
+
+    @app.exception_handler(ValidationError)
+    async def invalid_query(_: Request, error: ValidationError) -> Response:
+        return _invalid(error.errors(include_url=False))
+
+    @app.exception_handler(404)
+    async def unknown(request: Request, _: Exception) -> Response:
+        return problem(404, "not_found", f"there is nothing at {request.url.path}", hint="/openapi.json lists the routes")
+
+    @app.exception_handler(405)
+    async def only_get(request: Request, _: Exception) -> Response:
+        return problem(405, "method_not_allowed", f"{request.method} is not allowed here", hint="the catalog is only read")
+
+
+def _invalid(errors: Any) -> Response:
+    first = errors[0]
+    where = str(first["loc"][-1]) if first["loc"] else "query"
+    return problem(400, "invalid_request", f"{where}: {first['msg']}", hint="/openapi.json says what each parameter may be")

@@ -1,0 +1,41 @@
+"""Wiring: database, store, bus, routes; nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cataloger.api.rest import build
+from cataloger.database import Database, migrated
+from cataloger.feed import Feed
+from cataloger.handlers import register
+from cataloger.intake import Intake
+from cataloger.queries import Catalog
+from cataloger.removal import Removals
+from cataloger.settings import CatalogerSettings
+from emporter_runtime.bus import Bus
+from emporter_runtime.health import Check, serving
+from emporter_runtime.objects import Objects
+
+
+async def serve(settings: CatalogerSettings) -> None:
+    """Run until cancelled. What is asked over HTTP is answered while the bus is away."""
+    database = Database.open(settings.database_url)
+    objects = Objects.open(settings)
+    feed = Feed()
+    intake = Intake(database, objects, feed)
+    removals = Removals(database, objects, intake)
+    catalog = Catalog(database, settings.catalog_url, settings.blocks_url)
+    bus = Bus(settings, service="cataloger")
+    register(bus, intake, catalog)
+    checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
+    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds)
+    try:
+        async with serving(app, settings.http_host, settings.http_port):
+            try:
+                await migrated(database)
+                async with bus.running():
+                    await removals.sweep_for_ever(settings.sweep_seconds)
+            finally:
+                feed.close()
+    finally:
+        await asyncio.shield(database.close())

@@ -1,0 +1,61 @@
+"""What comes over the bus: message in, one call, answer out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cataloger.facts import fact_of_event, fact_of_status
+from cataloger.intake import Intake
+from cataloger.queries import Catalog
+from emporter_contracts import subjects
+from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.events import (
+    LevelComplete,
+    RawManifestComplete,
+    RawPlanReady,
+    RunEvent,
+    VolumeComplete,
+    event_type,
+)
+from emporter_contracts.jobs import JobStatus
+from emporter_runtime.bus import Bus, Delivery
+
+EVENTS: dict[str, type[RunEvent]] = {
+    event_type(model): model for model in (RawPlanReady, RawManifestComplete, LevelComplete, VolumeComplete)
+}
+"""What the consumer `cataloger-events` delivers, by `ce-type`."""
+
+
+def read_event(body: bytes, delivery: Delivery) -> RunEvent:
+    """The event in a body, by its `ce-type`. Raises ValueError, which makes it a dead letter."""
+    kind = delivery.headers.get("ce-type", "")
+    if kind not in EVENTS:
+        raise ValueError(f"ce-type {kind!r} on {delivery.subject} is none the catalog knows")
+    return EVENTS[kind].model_validate_json(body)
+
+
+async def take_event(intake: Intake, event: RunEvent, delivery: Delivery) -> None:
+    """What an event does, by its type."""
+    fact = fact_of_event(event, delivery)
+    if isinstance(event, RawPlanReady):
+        await intake.plan_ready(event, fact)
+    elif isinstance(event, VolumeComplete):
+        await intake.volume_complete(event, fact)
+    else:
+        await intake.listed(fact)
+
+
+def register(bus: Bus, intake: Intake, catalog: Catalog) -> None:
+    """Consume states and events, and answer queries, on `bus`."""
+
+    @bus.consume("cataloger-status")
+    async def on_status(status: JobStatus, delivery: Delivery) -> None:
+        await intake.state_changed(status, fact_of_status(status, delivery))
+
+    @bus.consume("cataloger-events")
+    async def on_event(body: bytes, delivery: Delivery) -> None:
+        await take_event(intake, read_event(body, delivery), delivery)
+
+    @bus.answer(subjects.CATALOG_QUERY, queue="cataloger")
+    async def on_query(query: CatalogQuery, delivery: Delivery) -> dict[str, Any]:  # noqa: ARG001
+        return await catalog.answer(query)

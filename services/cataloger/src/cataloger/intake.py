@@ -1,0 +1,174 @@
+"""What each fact does to the catalog. Facts come twice, late and out of order; what the catalog shows in the end is the same.
+
+A state counts if it is newer than the one the job has (`records.rank`). A plan fills the drafts of the newest
+run. A commit always counts: a revision that is committed is complete for ever, whatever later runs do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from cataloger.database import Database
+from cataloger.facts import Fact
+from cataloger.feed import Feed
+from cataloger.models import Job
+from cataloger.records import document, moved, placeholder, planned, rank, rank_of, stub
+from cataloger.repository import Writer, uncommitted
+from cataloger.store import Final, read_final, read_plan
+from emporter_contracts.events import RawPlanReady, VolumeComplete
+from emporter_contracts.ids import job_of
+from emporter_contracts.jobs import JobState, JobStatus
+from emporter_contracts.plans import FetchPlan
+from emporter_contracts.records import MetadataRecord
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import Objects
+
+log = get_logger(__name__)
+
+
+class Intake:
+    """Takes facts in."""
+
+    def __init__(self, database: Database, objects: Objects, feed: Feed) -> None:
+        self._database = database
+        self._objects = objects
+        self._feed = feed
+
+    async def state_changed(self, status: JobStatus, fact: Fact) -> bool:
+        """A job's state; whether it was news."""
+        finals = await self._finals_of(status)
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            await writer.note(fact)
+            job = await writer.open(status)
+            news = rank_of(status) > rank(job.revision, job.generation, job.state, job.version)
+            redrawn = await _advance(writer, job, status) if news else False
+            for final in finals:
+                await _commit(writer, job.id, final)
+            if redrawn or finals:
+                await writer.refresh(job.id)
+        if news:
+            self._feed.tell(status)
+        return news
+
+    async def plan_ready(self, event: RawPlanReady, fact: Fact) -> None:
+        """The plan of a run lies in the store: its volumes take the place of the stub."""
+        plan = await read_plan(self._objects, event.job, event.revision)
+        if plan is None:
+            # Events outlive runs: those that ended without a commit are taken away after a week.
+            log.info("plan_gone", job=event.job, revision=event.revision)
+            await self.listed(fact)
+            return
+        await self.plan_found(plan, event.generation, fact)
+
+    async def plan_found(self, plan: FetchPlan, generation: int, fact: Fact | None = None) -> None:
+        """The volumes of a plan become drafts, unless a newer run has begun."""
+        heard = placeholder(plan.job, plan.source, plan.source_id, (plan.revision, generation), plan.planned_at)
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            if fact is not None:
+                await writer.note(fact)
+            job = await _opened(writer, heard)
+            if plan.revision < job.revision:
+                return
+            await writer.drop_older_drafts(job.id, plan.revision)
+            await writer.drop_drafts_but(job.id, plan.revision, [v.volume for v in plan.volumes])
+            status = JobStatus.model_validate(job.status)
+            for volume in plan.volumes:
+                record = document(planned(plan, volume, status))
+                await writer.put(job.id, volume.volume, plan.revision, record)
+            await writer.refresh(job.id)
+
+    async def volume_complete(self, event: VolumeComplete, fact: Fact) -> None:
+        """A revision is committed: its final record is the catalog's."""
+        final = await read_final(self._objects, event.volume, event.revision)
+        await self.committed(event.job, event.generation, final, fact)
+
+    async def committed(self, job: str, generation: int, final: Final, fact: Fact | None = None) -> None:
+        """Take in what the store holds of a committed revision."""
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            if fact is not None:
+                await writer.note(fact)
+            if final.record is not None:
+                known = MetadataRecord.model_validate(final.record)
+                run = (final.revision, generation)
+                await _opened(writer, placeholder(job, known.source, known.source_id, run, known.created_at))
+            await _commit(writer, job, final)
+            await writer.refresh(job)
+
+    async def removed(self, volume: str, revisions: Mapping[int, datetime]) -> bool:
+        """Revisions of a volume were taken out of the store; whether that is news."""
+        job = job_of(volume)
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            news = [await writer.mark_removed(volume, revision, at) for revision, at in revisions.items()]
+            if any(news):
+                await writer.refresh(job)
+        return any(news)
+
+    async def listed(self, fact: Fact) -> None:
+        """A fact that changes nothing the catalog shows but the volume's history."""
+        async with self._database.writing() as session:
+            await Writer(session).note(fact)
+
+    async def _finals_of(self, status: JobStatus) -> list[Final]:
+        """The final records of volumes a state calls committed and the catalog does not have.
+
+        The event of a commit comes on another stream and may be later than the state: whoever sees a job complete must find its
+        volumes complete too.
+        """
+        done = [v.volume for v in status.volumes if v.committed or status.state == JobState.COMPLETE]
+        if not done:
+            return []
+        async with self._database.reading() as session:
+            missing = await uncommitted(session, done, status.revision)
+        finals = []
+        for volume in missing:
+            try:
+                finals.append(await read_final(self._objects, volume, status.revision))
+            except ValidationError as error:
+                # The event of this commit carries it to the dead letters; the state itself is fine.
+                log.warning("record_unreadable", volume=volume, revision=status.revision, error=str(error)[:500])
+        return finals
+
+
+async def _opened(writer: Writer, heard: JobStatus) -> Job:
+    """The job's row, in the run of `heard` if that is of a newer revision."""
+    job = await writer.open(heard)
+    if heard.revision > job.revision:
+        writer.announce(job, heard.model_copy(update={"created_at": job.created_at}))
+    return job
+
+
+async def _advance(writer: Writer, job: Job, status: JobStatus) -> bool:
+    """Put the job and its drafts into a newer state; whether anything but the job's own row changed."""
+    stayed = (job.revision, job.state) == (status.revision, str(status.state))
+    writer.move(job, status)
+    named = [v.volume for v in status.volumes]
+    known = await writer.known(job.id, status.revision)
+    if stayed and known and known.issuperset(named):
+        return False
+    await writer.drop_older_drafts(job.id, status.revision)
+    if named or known:
+        await writer.drop_stub(job.id, status.revision)
+    elif not await writer.states(job.id):
+        await writer.put(job.id, job.id, status.revision, document(stub(status, job.id)), stub=True)
+    for volume in named:
+        if volume not in known:
+            await writer.put(job.id, volume, status.revision, document(stub(status, volume)))
+    for draft in await writer.drafts(job.id, status.revision):
+        draft.record = moved(draft.record, status)
+    return True
+
+
+async def _commit(writer: Writer, job: str, final: Final) -> None:
+    if final.record is not None:
+        await writer.put(job, final.volume, final.revision, final.record, committed=True)
+    elif final.removed_at is None:
+        log.error("record_missing", volume=final.volume, revision=final.revision, hint="emporter reconcile")
+    if final.removed_at is not None:
+        await writer.mark_removed(final.volume, final.revision, final.removed_at)

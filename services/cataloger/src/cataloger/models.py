@@ -1,0 +1,138 @@
+"""The tables of the catalog, for PostgreSQL and SQLite alike: what is queried has a typed column, the rest is JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, Index, Integer, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC. SQLite keeps no zone, so it is taken off and put on again here."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def json_type() -> JSON:
+    """JSONB on PostgreSQL, JSON text on SQLite."""
+    return JSON().with_variant(JSONB(), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """Root of the models."""
+
+    type_annotation_map = {str: Text(), datetime: UtcDateTime(), float: Float(53)}
+
+
+class Job(Base):
+    """The newest state of a job. `version` is 0 where no state was heard yet, only something that belongs to the job."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    source_id: Mapped[str]
+    state: Mapped[str]
+    revision: Mapped[int] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    status: Mapped[dict[str, Any]] = mapped_column(json_type())
+    """The body of the last `status.<job>` message."""
+
+    __table_args__ = (
+        Index("ix_jobs_created_at", "created_at", "id"),
+        Index("ix_jobs_state", "state"),
+        Index("ix_jobs_source", "source"),
+    )
+
+
+class Revision(Base):
+    """The record of one volume at one revision: a draft while its run goes on, final once committed."""
+
+    __tablename__ = "revisions"
+
+    volume: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job: Mapped[str]
+    committed: Mapped[bool] = mapped_column(Boolean)
+    stub: Mapped[bool] = mapped_column(Boolean)
+    """Stands for the volumes of a job whose plan is not ready."""
+    removed_at: Mapped[datetime | None]
+    record: Mapped[dict[str, Any]] = mapped_column(json_type())
+    problems: Mapped[list[str]] = mapped_column(json_type())
+    """What the record's JSON Schema has against it; empty where it is valid."""
+
+    __table_args__ = (Index("ix_revisions_job", "job"),)
+
+
+class Volume(Base):
+    """One volume as the catalog shows it: derived from its revisions, never written from anything else."""
+
+    __tablename__ = "volumes"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    revision: Mapped[int] = mapped_column(Integer)
+    status: Mapped[str]
+    """The state in its record, or `removed`."""
+    source: Mapped[str]
+    source_id: Mapped[str]
+    modality: Mapped[str]
+    role: Mapped[str]
+    dtype: Mapped[str | None]
+    licence: Mapped[str | None]
+    max_voxel_nm: Mapped[float | None]
+    """The coarsest axis; NULL where any of the three is unknown."""
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the level-0 voxels."""
+    search: Mapped[str]
+    """Lower-case text `q` is looked for in."""
+    summary: Mapped[dict[str, Any]] = mapped_column(json_type())
+    """The row as lists show it, so that a list reads no whole records."""
+    problems: Mapped[list[str]] = mapped_column(json_type())
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ix_volumes_updated_at", "updated_at", "id"),
+        Index("ix_volumes_job", "job"),
+        Index("ix_volumes_source", "source"),
+        Index("ix_volumes_status", "status"),
+        Index("ix_volumes_max_voxel_nm", "max_voxel_nm"),
+    )
+
+
+class Event(Base):
+    """Something that was said about a job or one of its volumes; listed once, however often it was delivered."""
+
+    __tablename__ = "events"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    job: Mapped[str]
+    volume: Mapped[str | None]
+    """None where it is about all volumes of the job."""
+    revision: Mapped[int] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int | None] = mapped_column(Integer)
+    at: Mapped[datetime]
+    data: Mapped[dict[str, Any]] = mapped_column(json_type())
+
+    __table_args__ = (Index("ix_events_job", "job", "at", "id"),)

@@ -1,0 +1,165 @@
+"""Answers, as JSON documents: the same for REST and for `catalog.query` on the bus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from cataloger import listing
+from cataloger.database import Database
+from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
+from cataloger.models import Event, Job, Revision, Volume
+from cataloger.repository import find_job, find_revision, find_volume, revisions_of
+from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.jobs import JobStatus
+
+MESSAGE_BYTES = 900_000
+"""Of one answer on the bus: the server's limit is 1 MiB, headers included."""
+TABLE_PAGE = 500
+"""Rows read at once for the consolidated table."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some items, and where the next are; None after the last."""
+
+    items: list[Document]
+    cursor: str | None = None
+
+    def document(self) -> Document:
+        return {"items": self.items, "cursor": self.cursor}
+
+
+class Catalog:
+    """The catalog, to be asked."""
+
+    def __init__(self, database: Database, catalog_url: str = "", blocks_url: str = "") -> None:
+        self._database = database
+        self._catalog_url = catalog_url.rstrip("/")
+        self._blocks_url = blocks_url.rstrip("/")
+
+    async def volumes(self, query: CatalogQuery) -> Page:
+        """The volumes a query asks for, one row each. Raises InvalidQueryError."""
+        async with self._database.reading() as session:
+            found = await listing.volumes_page(session, query)
+        return Page([self._row(volume, job) for volume, job in found.rows], found.cursor)
+
+    async def record(self, ref: VolumeRef) -> Document:
+        """The metadata record of a volume, or of one revision, with where its job stands. Raises NotInCatalogError."""
+        async with self._database.reading() as session:
+            volume = await find_volume(session, ref.volume)
+            if volume is None:
+                raise _no_volume(ref.volume)
+            revision = await find_revision(session, ref.volume, ref.revision or volume.revision)
+            if revision is None:
+                there = ", ".join(f"{ref.volume}@r{n}" for n in await revisions_of(session, ref.volume))
+                raise NotInCatalogError(f"{ref} is not in the catalog", hint=f"there is {there}")
+            job = await find_job(session, volume.job)
+        return {
+            **revision.record,
+            "removed": revision.removed_at is not None,
+            "latest_run": _latest_run(job),
+            "links": self._links(revision),
+        }
+
+    async def events(self, ref: VolumeRef, query: CatalogQuery) -> Page:
+        """What was said about a volume, the oldest first. Raises NotInCatalogError."""
+        async with self._database.reading() as session:
+            if await find_volume(session, ref.volume) is None:
+                raise _no_volume(ref.volume)
+            found = await listing.events_page(session, ref.volume, ref.revision, query)
+        return Page([_event(event) for (event,) in found.rows], found.cursor)
+
+    async def jobs(self, query: CatalogQuery) -> Page:
+        """The last state of the jobs a query asks for."""
+        async with self._database.reading() as session:
+            found = await listing.jobs_page(session, query)
+        return Page([job.status for (job,) in found.rows], found.cursor)
+
+    async def job(self, job: str) -> JobStatus:
+        """The last state of a job. Raises NotInCatalogError."""
+        async with self._database.reading() as session:
+            found = await find_job(session, job)
+        if found is None:
+            raise NotInCatalogError(f"there is no job {job[:80]}", hint="emporter jobs lists what there is")
+        return JobStatus.model_validate(found.status)
+
+    async def table(self) -> AsyncIterator[tuple[Document, list[str]]]:
+        """Every volume's row by id, and what its schema has against its record."""
+        after = ""
+        while True:
+            async with self._database.reading() as session:
+                page = await listing.all_volumes(session, after, TABLE_PAGE)
+            for volume in page:
+                yield volume.summary, volume.problems
+            if len(page) < TABLE_PAGE:
+                return
+            after = page[-1].id
+
+    async def answer(self, query: CatalogQuery) -> Document:
+        """The answer to a query on the bus, in as many items as a message carries."""
+        page = await self._asked(query)
+        while len(json.dumps(page.document())) > MESSAGE_BYTES:
+            if query.limit == 1 or len(page.items) <= 1:
+                raise AnswerTooLargeError(
+                    f"{query.kind} {query.id or ''} is larger than a message", hint="ask GET /v1/volumes/{id} over HTTP"
+                )
+            query = query.model_copy(update={"limit": len(page.items) // 2})
+            page = await self._asked(query)
+        return page.document()
+
+    async def _asked(self, query: CatalogQuery) -> Page:
+        if query.kind == "volumes":
+            return await self.volumes(query)
+        if query.kind == "jobs":
+            return await self.jobs(query)
+        if query.id is None:
+            raise InvalidQueryError(f"a query of kind {query.kind} needs an id", hint=f'{{"kind": "{query.kind}", "id": …}}')
+        if query.kind == "job":
+            return Page([(await self.job(query.id)).model_dump(mode="json")])
+        return Page([await self.record(VolumeRef.parse(query.id))])
+
+    def _row(self, volume: Volume, job: Job | None) -> Document:
+        pinned = f"{volume.id}@r{volume.revision}"
+        links = {"record": f"{self._catalog_url}/v1/volumes/{pinned}"}
+        if self._blocks_url and volume.status == "complete":
+            links["blocks"] = f"{self._blocks_url}/v1/volumes/{pinned}"
+        return {**volume.summary, "job": volume.job, "latest_run": _latest_run(job), "links": links}
+
+    def _links(self, revision: Revision) -> dict[str, str]:
+        pinned = f"{revision.volume}@r{revision.revision}"
+        links = {
+            "self": f"{self._catalog_url}/v1/volumes/{pinned}",
+            "events": f"{self._catalog_url}/v1/volumes/{revision.volume}/events",
+            "job": f"{self._catalog_url}/v1/jobs/{revision.job}",
+        }
+        if self._blocks_url and revision.committed and revision.removed_at is None:
+            links["blocks"] = f"{self._blocks_url}/v1/volumes/{pinned}"
+        return links
+
+
+def _latest_run(job: Job | None) -> Document | None:
+    return None if job is None else {"revision": job.revision, "generation": job.generation, "state": job.state}
+
+
+def _event(event: Event) -> Document:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "at": event.at.isoformat().replace("+00:00", "Z"),
+        "job": event.job,
+        "volume": event.volume,
+        "revision": event.revision,
+        "generation": event.generation,
+        "version": event.version,
+        "data": event.data,
+    }
+
+
+def _no_volume(volume: str) -> NotInCatalogError:
+    return NotInCatalogError(f"there is no volume {volume}", hint="emporter volumes lists what there is")

@@ -1,0 +1,144 @@
+"""The catalog from the store alone, for a lost database: commits and records, tombstones, and what jobs left behind.
+
+Idempotent, and safe on a catalog in use: what the bus said later is newer than anything read here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from cataloger.database import Database
+from cataloger.facts import Fact
+from cataloger.feed import Feed
+from cataloger.intake import Intake
+from cataloger.store import read_final, read_plan, removed_revisions
+from emporter_contracts import storage
+from emporter_contracts.events import event_type
+from emporter_contracts.ids import is_volume_id, job_of
+from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
+from emporter_contracts.plans import FetchPlan, StoredRequest
+from emporter_runtime.commits import committed
+from emporter_runtime.jobstore import RunNote
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import Objects
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What was found."""
+
+    jobs: int = 0
+    revisions: int = 0
+    removed: int = 0
+    unreadable: int = 0
+
+
+async def rebuild(objects: Objects, database: Database) -> Rebuilt:
+    """Take in everything the store knows. Raises StoreUnavailableError, DatabaseUnavailableError."""
+    walk = _Walk(objects, Intake(database, objects, Feed()), Rebuilt())
+    for job in await objects.folders(storage.RAW, "jobs/"):
+        await walk.job(job)
+    for volume in await objects.folders(storage.VOLUMES):
+        if is_volume_id(volume):
+            await walk.volume(volume)
+    return walk.found
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    objects: Objects
+    intake: Intake
+    found: Rebuilt
+
+    async def job(self, job: str) -> None:
+        """The newest run of a job: its request, its plan, how it ended."""
+        folders = await self.objects.folders(storage.RAW, storage.job_prefix(job))
+        revisions = [r for name in folders if (r := storage.run_revision(name)) is not None]
+        if not revisions:
+            return
+        try:
+            status = await self._status(job, max(revisions))
+            plan = await read_plan(self.objects, job, max(revisions))
+        except ValidationError as error:
+            self._unreadable(job, error)
+            return
+        if status is None:
+            return
+        await self.intake.state_changed(status, _found(status))
+        if plan is not None:
+            await self.intake.plan_found(plan, status.generation)
+        self.found.jobs += 1
+
+    async def volume(self, volume: str) -> None:
+        """Every commit of a volume, and every tombstone."""
+        for revision in sorted(await committed(self.objects, volume)):
+            try:
+                final = await read_final(self.objects, volume, revision)
+            except ValidationError as error:
+                self._unreadable(f"{volume}@r{revision}", error)
+                continue
+            await self.intake.committed(job_of(volume), 1, final)
+            self.found.revisions += 1
+        removed = await removed_revisions(self.objects, volume)
+        await self.intake.removed(volume, removed)
+        self.found.removed += len(removed)
+
+    async def _status(self, job: str, revision: int) -> JobStatus | None:
+        """The state of a run as the store tells it, version 1: whatever the bus says of it is newer."""
+        body = await self.objects.find(storage.RAW, storage.request(job, revision))
+        if body is None:
+            return None
+        claim = StoredRequest.model_validate_json(body)
+        notes = await self._notes(job, revision)
+        generation = max((n.generation for n in notes), default=1)
+        end = next((n for n in notes if n.generation == generation and n.state != JobState.PENDING), None)
+        return JobStatus(
+            job=job,
+            source=claim.request.source,
+            source_id=claim.request.source_id,
+            revision=revision,
+            generation=generation,
+            version=1,
+            state=JobState(end.state) if end else JobState.PENDING,
+            volumes=await self._volumes(job, revision),
+            error=end.error if end else None,
+            created_at=claim.received_at,
+            updated_at=max((n.at for n in notes), default=claim.received_at),
+            ended_at=end.at if end else None,
+        )
+
+    async def _notes(self, job: str, revision: int) -> list[RunNote]:
+        prefix = storage.run_prefix(job, revision) + "generations/"
+        bodies = [await self.objects.find(storage.RAW, prefix + name) for name in await self.objects.names(storage.RAW, prefix)]
+        return [RunNote.model_validate_json(body) for body in bodies if body is not None]
+
+    async def _volumes(self, job: str, revision: int) -> tuple[VolumeProgress, ...]:
+        plan: FetchPlan | None = await read_plan(self.objects, job, revision)
+        names = [v.volume for v in plan.volumes] if plan else []
+        return tuple(
+            [
+                VolumeProgress(volume=v, committed=await self.objects.exists(storage.VOLUMES, storage.commit(v, revision)))
+                for v in names
+            ]
+        )
+
+    def _unreadable(self, what: str, error: ValidationError) -> None:
+        log.error("unreadable", what=what, error=str(error)[:500])
+        self.found.unreadable += 1
+
+
+def _found(status: JobStatus) -> Fact:
+    """The line of a job's history that says it was found in the store."""
+    return Fact(
+        id=f"{status.job}.{status.revision}.{status.generation}.rebuilt",
+        type=event_type(JobStatus),
+        job=status.job,
+        revision=status.revision,
+        generation=status.generation,
+        at=status.updated_at,
+        data={"state": str(status.state), "found_in": "store"},
+    )

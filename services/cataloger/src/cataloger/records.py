@@ -1,0 +1,241 @@
+"""From what is said and stored to what the catalog shows: pure functions, no database, no store."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from emporter_contracts.ids import record_uuid
+from emporter_contracts.jobs import JobState, JobStatus
+from emporter_contracts.plans import FetchPlan, Licence, PlannedVolume
+from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenance, Technical, exact
+
+REMOVED = "removed"
+"""Status of a row whose revision was taken out of the store. Its record says what was there."""
+SEARCH_CHARACTERS = 16_384
+"""Of one volume's searchable text: all an archive's description needs, little enough to scan by the ten thousand."""
+MAX_COLUMN = 2**63 - 1
+"""Largest value of a BIGINT."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_BITS = re.compile(r"[0-9]+\Z")
+
+
+def storable(value: Any) -> Any:
+    """JSON that PostgreSQL takes: it refuses NUL and lone surrogates in text, and archives' metadata hold both."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {storable(str(k)): storable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def document(record: MetadataRecord) -> dict[str, Any]:
+    """A record as JSON."""
+    body: dict[str, Any] = storable(record.model_dump(mode="json"))
+    return body
+
+
+def rank(revision: int, generation: int, state: str, version: int) -> tuple[int, int, bool, int]:
+    """Newer states of a job compare greater: by (revision, generation, version), but an end beats all else of its run.
+
+    A run that ended begins again only as another generation. A bus that was wiped counts versions from 1 again, and its word that
+    a run ended must not be taken for older than what was heard before.
+    """
+    return (revision, generation, not JobState(state).running, version)
+
+
+def rank_of(status: JobStatus) -> tuple[int, int, bool, int]:
+    """`rank` of a state as it was said."""
+    return rank(status.revision, status.generation, status.state, status.version)
+
+
+def draft_state(state: JobState) -> JobState:
+    """The state of a volume that is not committed: never `complete`, whatever its job says."""
+    return JobState.SAVING if state == JobState.COMPLETE else state
+
+
+def placeholder(job: str, source: str, source_id: str, run: tuple[int, int], at: datetime) -> JobStatus:
+    """A state for a job of which something was heard before its own first state."""
+    revision, generation = run
+    return JobStatus(
+        job=job,
+        source=source,
+        source_id=source_id,
+        revision=revision,
+        generation=generation,
+        version=1,
+        state=JobState.PENDING,
+        created_at=at,
+        updated_at=at,
+    )
+
+
+def stub(status: JobStatus, volume: str) -> MetadataRecord:
+    """What is known of a volume before its plan: whose it is, and how its job stands."""
+    return MetadataRecord(
+        id=record_uuid(volume),
+        volume=volume,
+        revision=status.revision,
+        source=status.source,
+        source_id=status.source_id,
+        status=draft_state(status.state),
+        created_at=status.created_at,
+        updated_at=status.updated_at,
+    )
+
+
+def planned(plan: FetchPlan, volume: PlannedVolume, status: JobStatus) -> MetadataRecord:
+    """What the headers and the archive say of a volume, before its voxels are there."""
+    objects = [plan.objects[i] for i in volume.objects]
+    voxel_bytes = bytes_of(volume.dtype)
+    size = exact(math.prod(volume.shape) * voxel_bytes) if voxel_bytes else None
+    said: dict[str, Any] = {f"{plan.source}_metadata": plan.archive} if plan.archive else {}
+    return MetadataRecord(
+        id=record_uuid(volume.volume),
+        volume=volume.volume,
+        revision=plan.revision,
+        source=plan.source,
+        source_id=plan.source_id,
+        status=draft_state(status.state),
+        created_at=status.created_at,
+        updated_at=max(status.updated_at, plan.planned_at),
+        metadata=Metadata(
+            core=Core(
+                description=plan.description or volume.name,
+                volume_shape=volume.shape,
+                voxel_size_nm=volume.voxel_size.nm,
+                data_type=volume.dtype,
+                modality=plan.modality,
+                role=volume.role,
+                labels_of=volume.labels_of,
+                source_origin=volume.source_origin,
+            ),
+            technical=Technical(file_size_bytes=size),
+            provenance=Provenance(download_url=plan.download_url, software=plan.software, voxel_size=volume.voxel_size),
+        ),
+        licence=plan.licence,
+        citation=plan.citation,
+        caveats=(*plan.caveats, *volume.caveats),
+        files=tuple(o.path for o in objects),
+        additional_metadata=said | ({"file_metadata": volume.said} if volume.said else {}),
+    )
+
+
+def moved(record: dict[str, Any], status: JobStatus) -> dict[str, Any]:
+    """A draft after its job went on."""
+    stub_of_now = document(stub(status, record["volume"]))
+    return record | {name: stub_of_now[name] for name in ("status", "updated_at")}
+
+
+def bytes_of(dtype: str) -> int | None:
+    """Bytes per voxel of a dtype by name (`uint16`, `float32`, `bool`), None where the name says none."""
+    if dtype == "bool":
+        return 1
+    bits = _BITS.search(dtype)
+    return int(bits.group()) // 8 if bits else None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Which states of a volume there are, without their records."""
+
+    revision: int
+    committed: bool
+    removed: bool
+
+
+def current(states: Sequence[State]) -> State:
+    """The one a plain volume id shows: the newest commit not removed, else the draft of the newest run, else what was removed."""
+    kept = [s for s in states if not s.removed]
+    committed = [s for s in kept if s.committed]
+    return max(committed or kept or states, key=lambda s: s.revision)
+
+
+def columns(record: dict[str, Any], removed_at: datetime | None) -> dict[str, Any]:
+    """The typed columns and the summary of a record's row. Fields a foreign record lacks are taken as unknown."""
+    known = MetadataRecord.model_validate(record)
+    core, technical = known.metadata.core, known.metadata.technical
+    size = int(technical.file_size_bytes) if technical.file_size_bytes is not None else None
+    return {
+        "revision": known.revision,
+        "status": REMOVED if removed_at else str(known.status),
+        "source": known.source,
+        "source_id": known.source_id,
+        "modality": core.modality,
+        "role": core.role,
+        "dtype": core.data_type,
+        "licence": licence_label(known.licence),
+        "max_voxel_nm": coarsest(core.voxel_size_nm),
+        "bytes": size if size is not None and size <= MAX_COLUMN else None,
+        "search": search_text(known),
+        "created_at": known.created_at,
+        "updated_at": removed_at or known.updated_at,
+        "summary": summary(known, removed=removed_at is not None),
+    }
+
+
+def summary(record: MetadataRecord, *, removed: bool) -> dict[str, Any]:
+    """The row of a list. Shape in voxels and voxel size in nm, both z, y, x."""
+    core, technical = record.metadata.core, record.metadata.technical
+    body: dict[str, Any] = record.model_dump(
+        mode="json", include={"volume", "revision", "source", "source_id", "created_at", "updated_at"}
+    )
+    return body | {
+        "status": REMOVED if removed else str(record.status),
+        "removed": removed,
+        "description": core.description,
+        "shape": core.volume_shape,
+        "dtype": core.data_type,
+        "voxel_size_nm": core.voxel_size_nm,
+        "axes": core.axes,
+        "modality": core.modality,
+        "role": core.role,
+        "labels_of": core.labels_of,
+        "levels": len(technical.levels) or None,
+        "bytes": technical.file_size_bytes,
+        "stored_bytes": technical.stored_bytes,
+        "sha256": technical.sha256,
+        "licence": licence_label(record.licence),
+        "citation": list(record.citation),
+        "caveats": [c.code for c in record.caveats],
+    }
+
+
+def licence_label(licence: Licence) -> str | None:
+    """The licence in one line, None where nobody says it."""
+    if not licence.known:
+        return None
+    return licence.spdx or licence.url or (licence.text or "").strip().split("\n", 1)[0][:200] or None
+
+
+def coarsest(voxel_size_nm: tuple[float | None, float | None, float | None]) -> float | None:
+    """The largest of the three, None where one is unknown."""
+    sizes = [v for v in voxel_size_nm if v is not None]
+    return max(sizes) if len(sizes) == len(voxel_size_nm) else None
+
+
+def search_text(record: MetadataRecord) -> str:
+    """All a user may look for, in lower case: names, description, and every text the archive said."""
+    core = record.metadata.core
+    own = [record.volume, record.source, record.source_id, core.description, core.modality, core.data_type or "", core.role]
+    named = [*own, licence_label(record.licence) or "", *record.citation, *(c.code for c in record.caveats)]
+    return "\n".join([*named, *_texts(record.additional_metadata)]).lower()[:SEARCH_CHARACTERS]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

@@ -1,0 +1,185 @@
+"""Every statement that changes the catalog, and the look-ups by id. Lists are in `listing`, rules in `intake`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cataloger.facts import Fact
+from cataloger.models import Event, Job, Revision, Volume
+from cataloger.records import State, columns, current, storable
+from cataloger.validation import problems
+from emporter_contracts.jobs import JobStatus
+
+
+class Writer:
+    """The changes of one transaction. Whatever touches a job opens it first, which holds off everybody else who touches it."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def note(self, fact: Fact) -> bool:
+        """List a fact; whether it was not listed before."""
+        values = {name: getattr(fact, name) for name in Event.__mapper__.columns.keys()}  # noqa: SIM118  # no dict
+        return await self._create(Event, values | {"data": storable(fact.data)})
+
+    async def open(self, heard: JobStatus) -> Job:
+        """The row of a job, locked; made from `heard`, as a job without a state of its own yet, where there is none."""
+        await self._create(Job, {"id": heard.job, **_job_columns(heard, version=0)})
+        return (await self._session.execute(select(Job).where(Job.id == heard.job).with_for_update())).scalar_one()
+
+    def move(self, job: Job, status: JobStatus) -> None:
+        """Put a job into another state."""
+        self._set(job, _job_columns(status, version=status.version))
+
+    def announce(self, job: Job, status: JobStatus) -> None:
+        """A run of which no state was heard yet: the first state that is heard replaces this one."""
+        self._set(job, _job_columns(status, version=0))
+
+    async def known(self, job: str, revision: int) -> set[str]:
+        """The volumes of one run, without a stub that stands for them."""
+        query = select(Revision.volume).where(Revision.job == job, Revision.revision == revision, Revision.stub.is_(False))
+        return set((await self._session.execute(query)).scalars())
+
+    async def states(self, job: str) -> dict[str, list[State]]:
+        """Every revision of every volume of a job."""
+        query = select(Revision.volume, Revision.revision, Revision.committed, Revision.removed_at).where(Revision.job == job)
+        found: dict[str, list[State]] = {}
+        for volume, revision, committed, removed_at in await self._session.execute(query):
+            found.setdefault(volume, []).append(State(revision, committed, removed_at is not None))
+        return found
+
+    async def drafts(self, job: str, revision: int) -> list[Revision]:
+        """The records of a run's volumes that are not committed."""
+        query = select(Revision).where(Revision.job == job, Revision.revision == revision, Revision.committed.is_(False))
+        return list((await self._session.execute(query)).scalars())
+
+    async def put(
+        self, job: str, volume: str, revision: int, record: dict[str, Any], *, committed: bool = False, stub: bool = False
+    ) -> None:
+        """Store the record of one volume at one revision. A committed one is never replaced by a draft."""
+        record = storable(record)
+        row = await self._session.get(Revision, (volume, revision))
+        if row is None:
+            row = Revision(volume=volume, revision=revision, job=job, committed=False, removed_at=None)
+            self._session.add(row)
+        elif row.committed and not committed:
+            return
+        self._set(row, {"record": record, "problems": problems(record), "committed": committed, "stub": stub})
+
+    async def drop_older_drafts(self, job: str, revision: int) -> None:
+        """Forget what runs before `revision` planned and never committed."""
+        await self._session.execute(
+            delete(Revision).where(Revision.job == job, Revision.revision < revision, Revision.committed.is_(False))
+        )
+
+    async def drop_drafts_but(self, job: str, revision: int, volumes: Collection[str]) -> None:
+        """Forget drafts of a run that are none of its volumes."""
+        await self._session.execute(
+            delete(Revision).where(
+                Revision.job == job,
+                Revision.revision == revision,
+                Revision.committed.is_(False),
+                Revision.volume.not_in(volumes),
+            )
+        )
+
+    async def drop_stub(self, job: str, revision: int) -> None:
+        """Forget what stood for a run's volumes until they had names."""
+        await self._session.execute(
+            delete(Revision).where(Revision.job == job, Revision.revision == revision, Revision.stub.is_(True))
+        )
+
+    async def mark_removed(self, volume: str, revision: int, at: datetime) -> bool:
+        """Mark one revision as removed; whether that is news."""
+        await self._session.flush()
+        row = await self._session.get(Revision, (volume, revision))
+        if row is None or row.removed_at is not None:
+            return False
+        row.removed_at = at
+        return True
+
+    async def refresh(self, job: str) -> None:
+        """Derive the rows of a job's volumes anew from their revisions."""
+        await self._session.flush()
+        states = await self.states(job)
+        await self._session.execute(delete(Volume).where(Volume.job == job, Volume.id.not_in(states.keys())))
+        for volume, found in states.items():
+            await self._show(job, volume, current(found).revision)
+
+    async def _show(self, job: str, volume: str, revision: int) -> None:
+        shown = await self._session.get_one(Revision, (volume, revision))
+        row = await self._session.get(Volume, volume)
+        if row is None:
+            row = Volume(id=volume, job=job)
+            self._session.add(row)
+        self._set(row, {**columns(shown.record, shown.removed_at), "problems": shown.problems})
+
+    async def _create(self, model: type[Event | Job], values: dict[str, Any]) -> bool:
+        dialect = self._session.get_bind().dialect.name
+        insert = postgresql.insert(model) if dialect == "postgresql" else sqlite.insert(model)
+        done = await self._session.execute(insert.values(values).on_conflict_do_nothing().returning(model.id))
+        return done.first() is not None
+
+    def _set(self, row: Job | Revision | Volume, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def _job_columns(status: JobStatus, version: int) -> dict[str, Any]:
+    return {
+        "source": status.source,
+        "source_id": status.source_id,
+        "state": str(status.state),
+        "revision": status.revision,
+        "generation": status.generation,
+        "version": version,
+        "created_at": status.created_at,
+        "updated_at": status.updated_at,
+        "status": storable(status.model_dump(mode="json")),
+    }
+
+
+async def find_job(session: AsyncSession, job: str) -> Job | None:
+    return await session.get(Job, job)
+
+
+async def find_volume(session: AsyncSession, volume: str) -> Volume | None:
+    return await session.get(Volume, volume)
+
+
+async def find_revision(session: AsyncSession, volume: str, revision: int) -> Revision | None:
+    return await session.get(Revision, (volume, revision))
+
+
+async def revisions_of(session: AsyncSession, volume: str) -> list[int]:
+    """The revisions of a volume the catalog knows, oldest first."""
+    query = select(Revision.revision).where(Revision.volume == volume).order_by(Revision.revision)
+    return list((await session.execute(query)).scalars())
+
+
+async def uncommitted(session: AsyncSession, volumes: Iterable[str], revision: int) -> list[str]:
+    """Those of `volumes` whose final record the catalog does not have."""
+    wanted = list(volumes)
+    query = select(Revision.volume).where(
+        Revision.volume.in_(wanted), Revision.revision == revision, Revision.committed.is_(True)
+    )
+    have = set((await session.execute(query)).scalars())
+    return [v for v in wanted if v not in have]
+
+
+async def readable_after(session: AsyncSession, volume: str, limit: int) -> list[str]:
+    """The next `limit` volumes after `volume` that have a committed revision not marked as removed."""
+    query = (
+        select(Revision.volume)
+        .where(Revision.volume > volume, Revision.committed.is_(True), Revision.removed_at.is_(None))
+        .distinct()
+        .order_by(Revision.volume)
+        .limit(limit)
+    )
+    return list((await session.execute(query)).scalars())

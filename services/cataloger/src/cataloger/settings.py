@@ -1,0 +1,24 @@
+"""What the cataloger reads from the environment, prefix EMPORTER_."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emporter_runtime.settings import Settings
+
+
+class CatalogerSettings(Settings):
+    """The settings every service has, and where the catalog lies."""
+
+    database_url: Annotated[str, Field(pattern=r"^(sqlite\+aiosqlite:///.*|postgresql\+asyncpg://.+)$")] = (
+        "sqlite+aiosqlite:///emporter-catalog.db"
+    )
+    """`sqlite+aiosqlite:///path` for one machine, `postgresql+asyncpg://user:password@host/database` for more."""
+    catalog_url: str = ""
+    """Public base of this service's API, for links; empty leaves links relative."""
+    blocks_url: str = ""
+    """Public base of the block-server, for links; empty leaves them out."""
+    stream_keep_alive_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """How often a silent stream of job states says that it is still there; well under the minute after which proxies hang up."""
