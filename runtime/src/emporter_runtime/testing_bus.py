@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import nats.errors
 
 from emporter_runtime.provision import provision
 from emporter_runtime.settings import Settings
@@ -64,19 +65,20 @@ class NatsServer:
     async def until_ready(self) -> None:
         """Returns when JetStream answers."""
         async with asyncio.timeout(READY_SECONDS):
-            while True:
-                try:
-                    connection = await nats.connect(self.url, connect_timeout=1, max_reconnect_attempts=0, error_cb=_quiet)
-                    await connection.jetstream(timeout=2).account_info()
-                    await connection.close()
-                except Exception:  # noqa: BLE001  # whatever it is that does not work yet
-                    await asyncio.sleep(0.05)
-                else:
-                    return
+            while not await self._answers():
+                await asyncio.sleep(0.02)
 
-
-async def _quiet(_: Any) -> None:
-    return
+    async def _answers(self) -> bool:
+        # nats-py waits two seconds before it tries again, so the port is asked first.
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.close()
+            connection = await nats.connect(self.url, allow_reconnect=False)
+            await connection.jetstream(timeout=2).account_info()
+            await connection.close()
+        except (OSError, nats.errors.Error):
+            return False
+        return True
 
 
 @contextmanager
