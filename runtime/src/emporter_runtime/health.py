@@ -19,6 +19,10 @@ from emporter_runtime.logging import get_logger
 Check = Callable[[], Awaitable[bool]]
 READY_TIMEOUT = 3.0
 """Seconds one readiness check may take: longer counts as not ready."""
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open. Longer than clients' pools keep theirs: who closes first loses no request."""
+GRACE_SECONDS = 20
+"""How long an open response may take to end after a stop; a client that reads no more must not hold the service."""
 
 log = get_logger(__name__)
 
@@ -63,7 +67,16 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
     """Serve `app` in this event loop while inside; yields the port it listens on."""
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(), name="http")
     while not server.started:

@@ -54,6 +54,16 @@ class ObjectInfo:
     modified: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of an object: `data` holds bytes `start` to `stop` (exclusive) of the object `info` tells of."""
+
+    info: ObjectInfo
+    start: int
+    stop: int
+    data: memoryview
+
+
 @contextmanager
 def _faults(bucket: str, key: str) -> Iterator[None]:
     """The store's exceptions as ours."""
@@ -69,6 +79,8 @@ def _faults(bucket: str, key: str) -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
+        if "os error 20" in reason:  # a file stands where the key has a folder: in S3 that key is just not there
+            raise ObjectMissingError(f"{bucket}/{key} is not in the store") from error
         if "No space left" in reason or "os error 28" in reason or "XMinioStorageFull" in reason:
             raise DiskFullError(f"no room for {bucket}/{key}", hint="free some space in the store") from error
         raise StoreUnavailableError(f"the store did not take {bucket}/{key}: {reason}") from error
@@ -149,6 +161,21 @@ class Objects:
             return b""
         with _faults(bucket, key):
             return bytes(obstore.get_range(self._stores[bucket], key, start=start, end=stop))
+
+    async def get_part(self, bucket: str, key: str, start: int, stop: int) -> Part:
+        """Like `get_range`, in one request that also tells of the object, and without a copy.
+
+        Raises ObjectMissingError; StoreUnavailableError also where `start` lies past the end (`head` tells which it was).
+        """
+        with _faults(bucket, key):
+            result = await obstore.get_async(self._stores[bucket], key, options={"range": (start, stop)})
+            return Part(_info(result.meta), *result.range, memoryview(await result.bytes_async()))
+
+    async def get_tail(self, bucket: str, key: str, size: int) -> Part:
+        """The last `size` bytes, all where the object has fewer, as `get_part` gives them."""
+        with _faults(bucket, key):
+            result = await obstore.get_async(self._stores[bucket], key, options={"range": {"suffix": size}})
+            return Part(_info(result.meta), *result.range, memoryview(await result.bytes_async()))
 
     async def stream(self, bucket: str, key: str, chunk: int = 8 * 2**20) -> AsyncIterator[bytes]:
         """The object in pieces of about `chunk` bytes."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.logging import configure_logging, get_logger
-from emporter_runtime.settings import Settings, StoreSettings
+from emporter_runtime.settings import HttpSettings, StoreSettings
 
 S = TypeVar("S", bound=StoreSettings)
 
@@ -33,7 +33,7 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Await
         configure_logging(service)
         log.critical("settings_wrong", setting="EMPORTER_" + ".".join(map(str, first["loc"])).upper(), reason=first["msg"])
         return 2
-    level, form = (settings.log_level, settings.log_format) if isinstance(settings, Settings) else ("info", "json")
+    level, form = (settings.log_level, settings.log_format) if isinstance(settings, HttpSettings) else ("info", "json")
     configure_logging(service, level, form)
     _lend_store_keys(settings)
     try:

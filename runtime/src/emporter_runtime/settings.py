@@ -26,17 +26,24 @@ class StoreSettings(BaseSettings):
     store_quota_bytes: int | None = None
 
 
-class Settings(StoreSettings):
-    """What every service on the bus needs."""
+class HttpSettings(StoreSettings):
+    """What every service needs: a store, a port and logs."""
 
-    nats_url: str = "nats://127.0.0.1:4222"
-    nats_user: str | None = None
-    nats_password: SecretStr | None = None
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Of /healthz, /readyz and /metrics (and, where a service has one, its API); 0 takes a free port and logs it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long running handlers and open responses may take to finish after SIGTERM."""
+
+
+class Settings(HttpSettings):
+    """What every service on the bus needs."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
     ack_wait_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long the bus waits for a sign of life before it gives a command to another worker. A bus outage longer than this
     lets two workers do the same work, so keep it well above a restart of the bus; heartbeats come four times as often."""
@@ -44,5 +51,3 @@ class Settings(StoreSettings):
     """How often a steward looks at every running job whether or not anything happened."""
     patience_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long a job may wait without progress before it fails."""
-    grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long running handlers may take to finish after SIGTERM."""
