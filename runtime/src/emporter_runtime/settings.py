@@ -35,7 +35,7 @@ class HttpSettings(StoreSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long running handlers and open responses may take to finish after SIGTERM."""
+    """How long running handlers may take to finish after SIGTERM."""
 
 
 class Settings(HttpSettings):
