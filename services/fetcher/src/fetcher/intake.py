@@ -85,9 +85,9 @@ class Intake:
     async def cancel(self, job: str) -> Accepted:
         """End a run; queued commands are taken back as far as possible. Raises RefusedError."""
         status = await self._known(job)
-        after = await self._jobs.cancel(job)
+        after = await self._jobs.cancel(job) if status.state.running else status
         assert after is not None
-        if after.state != JobState.CANCELLED:
+        if after.state != JobState.CANCELLED or not status.state.running:
             hint = "its volumes are being committed" if after.state == JobState.SAVING else "there is nothing left to cancel"
             raise RefusedError(f"job {job} is {after.state}", code="not_cancellable", hint=hint)
         for stream, wildcard in (
@@ -116,7 +116,9 @@ class Intake:
         if status is None:
             ended = await self._ended(job, latest)
             if ended is None:
-                return await self._start(job, request, latest)
+                # Whoever claimed it is about to begin it, or was killed: beginning it twice begins it once.
+                begun = await self._start(job, request, latest)
+                return begun.model_copy(update={"existing": True})
             if not wants_new:
                 return Accepted(job=job, revision=latest, generation=ended.generation, state=ended.state, existing=True)
         elif status.state.running:
