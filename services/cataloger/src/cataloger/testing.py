@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -25,7 +26,7 @@ class PostgresDidNotStartError(RuntimeError):
 
 
 def postgres_binaries() -> Path | None:
-    """The folder of `initdb` and `postgres`: by PATH, else the newest that Debian's packages put there; None where there is none."""
+    """The folder of `initdb` and `postgres`: by PATH, else the newest of Debian's packages; None where there is none."""
     found = shutil.which("initdb")
     if found is not None and shutil.which("postgres") is not None:
         return Path(found).resolve().parent
@@ -54,7 +55,7 @@ def postgres_server() -> Iterator[str]:
         yield f"postgresql+asyncpg://emporter@127.0.0.1:{port}"
     finally:
         if server is not None:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # "fast": it waits for no client that was left connected
             server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
