@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -17,6 +18,8 @@ from emporter_contracts.plans import Caveat, Licence, ManifestObject, Role
 RECORD_VERSION = "2.0"
 MAX_SAFE_INTEGER = 2**53
 """Past it a JSON number is no longer exact in every reader, so the record holds a string."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 ExactInt = int | Annotated[str, Field(pattern=r"^-?[0-9]+$")]
 """An integer, as a string past MAX_SAFE_INTEGER."""
@@ -133,15 +136,24 @@ def finite(value: float) -> float | None:
 
 
 def json_safe(value: Any) -> JsonValue:
-    """What an archive said, fit for JSON everywhere: non-finite numbers null, integers past 2^53 strings, the rest text."""
-    if value is None or isinstance(value, bool | str):
+    """What an archive said, fit for JSON everywhere: non-finite numbers null, integers past 2^53 strings, the rest text.
+
+    Lone surrogates (a header's bytes read with `surrogateescape`, say) become U+FFFD: our own readers refuse JSON that holds them.
+    """
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, int):
         return exact(value)
     if isinstance(value, float):
         return finite(value)
     if isinstance(value, dict):
-        return {str(k): json_safe(v) for k, v in value.items()}
+        return {_text(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
         return [json_safe(v) for v in value]
-    return str(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return _LONE_SURROGATE.sub("\ufffd", str(value))
