@@ -20,6 +20,7 @@ from emporter_runtime.errors import StoppedError, TransientError
 from emporter_runtime.jobstore import JobStore, RunNote, now, tally
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
+from emporter_runtime.provision import provision
 from emporter_runtime.stewarding import Steward, next_commands
 from emporter_runtime.testing_bus import provisioned
 
@@ -189,6 +190,33 @@ async def test_a_steward_looks_at_running_jobs_when_they_begin_and_at_every_swee
                 while looks.count("after") < others + 5:
                     await asyncio.sleep(0.02)
             assert looks.count("before") <= count + 1
+
+
+async def test_a_steward_hears_of_new_jobs_again_after_the_bus_was_restarted_and_wiped(tmp_path: Path) -> None:
+    async with provisioned(tmp_path, sweep_seconds=0.2) as (settings, server):
+        bus, objects = Bus(settings, "fetcher"), Objects.open(settings)
+        await bus.broker.connect()
+        jobs = JobStore(bus, objects)
+        looks: list[str] = []
+
+        async def look(status: object) -> None:
+            looks.append(status.job)  # type: ignore[attr-defined]
+
+        async with Steward(bus, jobs, "fetch", look).stewarding():
+            await jobs.begin("before", REQUEST, 1, 1)
+            async with asyncio.timeout(20):
+                while "before" not in looks:
+                    await asyncio.sleep(0.02)
+            server.kill()
+            server.wipe()
+            server.start()
+            await server.until_ready()
+            await provision(settings)
+            await jobs.begin("after", REQUEST, 1, 1)
+            async with asyncio.timeout(30):
+                while "after" not in looks:
+                    await asyncio.sleep(0.02)
+        await bus.broker.stop()
 
 
 def test_commands_are_queued_in_order_and_never_more_than_the_room_there_is() -> None:

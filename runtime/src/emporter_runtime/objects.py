@@ -114,8 +114,10 @@ class Objects:
         with _faults(bucket, key):
             return obstore.put(self._stores[bucket], key, data, use_multipart=False)["e_tag"]
 
-    async def create(self, bucket: str, key: str, data: bytes) -> bool:
-        """Write an object unless one is there; whether it was written. Of several at once exactly one is told True."""
+    async def create(self, bucket: str, key: str, data: bytes | bytearray) -> bool:
+        """Write an object unless one is there; whether it was written. Of several at once exactly one is told True.
+
+        The buffer may be kept as it is by an in-memory store: don't write to it afterwards."""
         with _faults(bucket, key):
             try:
                 await obstore.put_async(self._stores[bucket], key, data, mode="create", use_multipart=False)

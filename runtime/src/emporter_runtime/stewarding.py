@@ -86,12 +86,13 @@ class Steward:
             ordered_consumer=True,
             config=ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT),
         )
-        restart_at = asyncio.get_running_loop().time() + self._bus.settings.sweep_seconds * 10
         try:
-            while asyncio.get_running_loop().time() < restart_at:
+            while True:
                 try:
                     message = await subscription.next_msg(timeout=self._bus.settings.sweep_seconds)
                 except TimeoutError:
+                    # Silence is either peace, or a server that forgot our consumer in a restart: then this raises.
+                    await subscription.consumer_info()
                     continue
                 await self._heard(JobStatus.model_validate_json(message.data))
         finally:
