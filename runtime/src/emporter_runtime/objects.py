@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -117,7 +117,8 @@ class Objects:
     async def create(self, bucket: str, key: str, data: bytes | bytearray) -> bool:
         """Write an object unless one is there; whether it was written. Of several at once exactly one is told True.
 
-        The buffer may be kept as it is by an in-memory store: don't write to it afterwards."""
+        The buffer may be kept as it is by an in-memory store: don't write to it afterwards.
+        """
         with _faults(bucket, key):
             try:
                 await obstore.put_async(self._stores[bucket], key, data, mode="create", use_multipart=False)
@@ -179,7 +180,7 @@ class Objects:
             result = await obstore.get_async(self._stores[bucket], key, options={"range": {"suffix": size}})
             return Part(_info(result.meta), *result.range, memoryview(await result.bytes_async()))
 
-    async def stream(self, bucket: str, key: str, chunk: int = 8 * 2**20) -> AsyncIterator[bytes]:
+    async def stream(self, bucket: str, key: str, chunk: int = 8 * 2**20) -> AsyncGenerator[bytes, None]:
         """The object in pieces of about `chunk` bytes."""
         with _faults(bucket, key):
             result = await obstore.get_async(self._stores[bucket], key)

@@ -8,7 +8,7 @@ from emporter_contracts import ids, storage, subjects
 from emporter_contracts.commands import Accepted, Control, FetchBatch, FinishFetch, IngestRequest, PlanFetch
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.events import RawManifestComplete, RawObjectStored
-from emporter_contracts.plans import PlanSummary
+from emporter_contracts.plans import FetchPlan, PlanSummary
 from emporter_contracts.topology import SOURCES
 from emporter_runtime.bus import Bus, Delivery, event_id
 from emporter_runtime.deadletters import handle_dead_letters
@@ -20,7 +20,7 @@ from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import STORED_BYTES
-from fetcher.downloading import store_unit
+from fetcher.downloading import store_units
 from fetcher.intake import Intake
 from fetcher.planner import Planner
 from fetcher.settings import FetcherSettings
@@ -112,12 +112,14 @@ def _register_batches(rooms: Rooms, source: str) -> None:
     async def on_batch(command: FetchBatch, delivery: Delivery) -> None:
         async with rooms.workers.on(command, delivery) as work:
             plan = required(await rooms.plans.plan(command.job, command.revision), "the plan")
-            for unit in plan.batches[command.n]:
-                subject = subjects.raw_object_stored(command.job, command.revision, unit.id)
-                if await rooms.ledger.has(subject):
-                    continue
+            done = await rooms.ledger.subjects(subjects.raw_objects_stored(command.job, command.revision))
+            units = [unit for unit in plan.batches[command.n] if _subject(plan, unit.id) not in done]
+            async for stored in store_units(plan, units, rooms.sources[source], rooms.objects):
                 work.check()
-                stored = await store_unit(plan, unit, rooms.sources[source], rooms.objects)
-                entry = RawObjectStored.of(command, unit=unit.id, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
-                await rooms.ledger.enter(subject, entry)
+                entry = RawObjectStored.of(command, unit=stored.unit, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
+                await rooms.ledger.enter(_subject(plan, stored.unit), entry)
                 STORED_BYTES.labels(source).inc(stored.bytes)
+
+
+def _subject(plan: FetchPlan, unit: str) -> str:
+    return subjects.raw_object_stored(plan.job, plan.revision, unit)

@@ -46,7 +46,7 @@ class Planner:
 
     async def resolve(self, request: IngestRequest, job: str, revision: int) -> FetchPlan:
         """Ask the archive, reading headers only."""
-        return await make_plan(request, job, revision, self._sources[request.source], self._settings)
+        return await make_plan(request, job, revision, self._sources[request.source])
 
     async def summary(self, request: IngestRequest, job: str) -> PlanSummary:
         """What an ingest would do, without doing it."""

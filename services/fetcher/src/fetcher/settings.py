@@ -1,0 +1,41 @@
+"""What a fetcher reads from the environment besides what every service does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from emporter_runtime.settings import Settings
+
+
+class FetcherSettings(Settings):
+    """EMPORTER_… of the fetcher."""
+
+    file_roots: dict[str, Path] = {}
+    """Folders of this machine that messages may name, by name: {"scope1": "/data/scope1"}."""
+    url_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that source `url` may open, as a JSON list or with commas: a host, `*.suffix`, or `*` for every public host."""
+    url_allow_private: bool = False
+    """Whether names may lead to loopback, private and link-local addresses: for archives inside one's own network, and tests."""
+    epfl_base_url: str = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus/"
+    """Folder of the EPFL files; the `%20` is part of it as it stands."""
+    segments_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
+    """Segments of 64 MiB a process holds in memory at once, over all sources."""
+    connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4
+    """Connections a process holds to one host at once. Public archives ask for few."""
+    http_connect_seconds: Annotated[float, Field(gt=0)] = 10.0
+    http_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long an archive may send nothing in the middle of an answer."""
+
+    @field_validator("url_allowed_hosts", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return tuple(part.strip() for part in value.split(",") if part.strip())

@@ -1,0 +1,1 @@
+"""Ways to move bytes, knowing no archive."""
