@@ -34,5 +34,8 @@ async def serve(settings: ConverterSettings) -> None:
     """Convert until cancelled."""
     rooms = furnish(settings)
     app = health_app({"bus": rooms.bus.ready, "store": rooms.objects.ready})
-    async with serving(app, settings.http_host, settings.http_port), rooms.bus.running(), rooms.steward.stewarding():
-        await forever()
+    try:
+        async with serving(app, settings.http_host, settings.http_port), rooms.bus.running(), rooms.steward.stewarding():
+            await forever()
+    finally:
+        rooms.workers.close()

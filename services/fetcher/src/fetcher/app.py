@@ -40,5 +40,10 @@ async def serve(settings: FetcherSettings) -> None:
     """Fetch until cancelled."""
     rooms = furnish(settings)
     app = health_app({"bus": rooms.bus.ready, "store": rooms.objects.ready})
-    async with serving(app, settings.http_host, settings.http_port), rooms.bus.running(), rooms.steward.stewarding():
-        await forever()
+    try:
+        async with serving(app, settings.http_host, settings.http_port), rooms.bus.running(), rooms.steward.stewarding():
+            await forever()
+    finally:
+        rooms.workers.close()
+        for source in rooms.sources.values():
+            await source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from emporter_contracts import ids, storage, subjects
@@ -114,11 +115,14 @@ def _register_batches(rooms: Rooms, source: str) -> None:
             plan = required(await rooms.plans.plan(command.job, command.revision), "the plan")
             done = await rooms.ledger.subjects(subjects.raw_objects_stored(command.job, command.revision))
             units = [unit for unit in plan.batches[command.n] if _subject(plan, unit.id) not in done]
-            async for stored in store_units(plan, units, rooms.sources[source], rooms.objects):
-                work.check()
-                entry = RawObjectStored.of(command, unit=stored.unit, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
-                await rooms.ledger.enter(_subject(plan, stored.unit), entry)
-                STORED_BYTES.labels(source).inc(stored.bytes)
+            async with aclosing(store_units(plan, units, rooms.sources[source], rooms.objects)) as arriving:
+                async for stored in arriving:
+                    entry = RawObjectStored.of(
+                        command, unit=stored.unit, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag
+                    )
+                    await rooms.ledger.enter(_subject(plan, stored.unit), entry)
+                    STORED_BYTES.labels(source).inc(stored.bytes)
+                    work.check()
 
 
 def _subject(plan: FetchPlan, unit: str) -> str:
