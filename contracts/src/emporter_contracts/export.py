@@ -47,9 +47,13 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     events.Progress,
     events.DeadLetter,
     jobs.JobStatus,
+    plans.StoredRequest,
+    plans.PlanSummary,
     plans.FetchPlan,
     plans.Manifest,
     plans.ConversionPlan,
+    plans.Commit,
+    plans.Tombstone,
     records.MetadataRecord,
 )
 """What we say and store."""

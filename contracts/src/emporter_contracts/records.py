@@ -138,16 +138,12 @@ def finite(value: float) -> float | None:
 def json_safe(value: Any) -> JsonValue:
     """What an archive said, fit for JSON everywhere: non-finite numbers null, integers past 2^53 strings, the rest text.
 
-    Lone surrogates (a header's bytes read with `surrogateescape`, say) become U+FFFD: our own readers refuse JSON that holds them.
+    Lone surrogates (a header's bytes read with `surrogateescape`, say) become U+FFFD: our own readers refuse them.
     """
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, int):
-        return exact(value)
-    if isinstance(value, float):
-        return finite(value)
+    if isinstance(value, int | float):
+        return exact(value) if isinstance(value, int) else finite(value)
     if isinstance(value, dict):
         return {_text(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set):
