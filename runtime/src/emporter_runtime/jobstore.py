@@ -181,6 +181,26 @@ class JobStore:
         await self.note_end(status)
         return status
 
+    async def pause(self, job: str) -> JobStatus:
+        """Let a run rest: workers stop, stewards queue nothing, until `resume`. Nothing that is done is lost."""
+
+        def decide(last: JobStatus | None) -> JobStatus | None:
+            if last is None or last.state not in (JobState.PENDING, JobState.PROCESSING):
+                return None
+            return last.model_copy(update={"waiting": Waiting(reason="paused", since=now(), message="paused by an operator")})
+
+        return await self._change(job, decide)
+
+    async def resume(self, job: str) -> JobStatus:
+        """Let a paused run go on."""
+
+        def decide(last: JobStatus | None) -> JobStatus | None:
+            if last is None or last.waiting is None or last.waiting.reason != "paused":
+                return None
+            return last.model_copy(update={"waiting": None, "progressed_at": now()})
+
+        return await self._change(job, decide)
+
     async def note_end(self, status: JobStatus) -> None:
         """Leave word in the store that a run ended, so that a wiped bus does not start it again."""
         if status.state.running:

@@ -106,7 +106,7 @@ class Steward:
         if status.state.running:
             self._running[status.job] = status
             moved = known is None or known.state != status.state or known.run != status.run
-            if moved or status.waiting is not None:
+            if moved or (known and known.waiting) != status.waiting:
                 self.soon(status.job, _until_next_try(status))
             return
         self._running.pop(status.job, None)

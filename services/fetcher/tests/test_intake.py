@@ -16,6 +16,7 @@ from emporter_contracts.errors import RefusedError
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import FetchPlan, PlannedObject, Segments, StoredRequest
 from emporter_runtime.bus import Bus, Delivery
+from emporter_runtime.errors import StoppedError
 from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.ledger import outstanding
 from emporter_runtime.objects import Objects
@@ -178,6 +179,23 @@ async def test_cancel_takes_queued_commands_back_and_a_second_cancel_is_refused(
             await desk.intakes[0].cancel(JOB)
         with pytest.raises(RefusedError, match="no job"):
             await desk.intakes[0].cancel("never")
+
+
+async def test_a_paused_job_is_worked_on_by_nobody_until_it_is_resumed(tmp_path: Path) -> None:
+    async with a_desk(tmp_path) as desk:
+        await desk.take(REQUEST, "1")
+        with pytest.raises(RefusedError, match="not paused"):
+            await desk.intakes[0].resume(JOB)
+        await desk.intakes[0].pause(JOB)
+        status = await desk.jobs.read(JOB)
+        assert status is not None
+        with pytest.raises(StoppedError, match="paused"):
+            await desk.jobs.current(JobCommand.of(status))
+        await desk.intakes[0].resume(JOB)
+        assert (await desk.jobs.current(JobCommand.of(status))).waiting is None
+        await desk.end(JobState.COMPLETE)
+        with pytest.raises(RefusedError, match="complete"):
+            await desk.intakes[0].pause(JOB)
 
 
 async def test_after_a_wiped_bus_a_finished_request_is_not_run_again(tmp_path: Path) -> None:

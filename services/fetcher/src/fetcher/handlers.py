@@ -76,13 +76,13 @@ def _register_requests(rooms: Rooms) -> None:
         job = delivery.subject.removeprefix(subjects.control(""))
         if not ids.is_volume_id(job):
             raise RefusedError(f"{job[:140]!r} is no job", code="unknown_job", hint="emporter jobs lists them")
-        match control.action:
-            case "cancel":
-                return await rooms.intake.cancel(job)
-            case "retry":
-                return await rooms.intake.retry(job)
-            case _:
-                raise RefusedError(f"{control.action} is not offered yet", code="unsupported", hint="cancel and retry are")
+        verbs = {
+            "cancel": rooms.intake.cancel,
+            "retry": rooms.intake.retry,
+            "pause": rooms.intake.pause,
+            "resume": rooms.intake.resume,
+        }
+        return await verbs[control.action](job)
 
 
 def _register_planning(rooms: Rooms) -> None:

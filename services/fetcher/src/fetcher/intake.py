@@ -103,6 +103,23 @@ class Intake:
                 log.info("purge_left_out", subject=wildcard, error=repr(error))
         return _accepted(after, existing=False)
 
+    async def pause(self, job: str) -> Accepted:
+        """Let a run rest. Raises RefusedError where it is over, or is being committed."""
+        await self._known(job)
+        after = await self._jobs.pause(job)
+        if after.waiting is None or after.waiting.reason != "paused":
+            raise RefusedError(
+                f"job {job} is {after.state}", code="not_pausable", hint="only a job that fetches or converts rests"
+            )
+        return _accepted(after, existing=False)
+
+    async def resume(self, job: str) -> Accepted:
+        """Let a paused run go on. Raises RefusedError where it is not paused."""
+        status = await self._known(job)
+        if status.waiting is None or status.waiting.reason != "paused":
+            raise RefusedError(f"job {job} is not paused", code="not_paused", hint=f"it is {status.state}")
+        return _accepted(await self._jobs.resume(job), existing=False)
+
     async def _known(self, job: str) -> JobStatus:
         status = await self._jobs.read(job)
         if status is None:
