@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emporter_contracts.geometry import Box, ChunkGrid, Shape3, VoxelSize
+from emporter_readers.bounds import require_within
 from emporter_readers.errors import CorruptObjectError
 
 
@@ -67,10 +68,11 @@ class ArrayReader:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
+        return self.array.dtype.newbyteorder("=")
 
     def read(self, box: Box) -> NDArray[Any]:
-        return np.ascontiguousarray(self.array[box.slices()])
+        require_within(box, self.shape, "the array")
+        return np.array(self.array[box.slices()], dtype=self.dtype.newbyteorder("="), order="C")
 
 
 @dataclass(slots=True)
@@ -96,5 +98,6 @@ class RegionReader:
         return native
 
     def read(self, box: Box) -> NDArray[Any]:
+        require_within(box, self.shape, "the region")
         voxels: NDArray[Any] = self.whole.read(box.moved(self.region.start))
         return voxels

@@ -3,7 +3,8 @@
 ReaderError
 ├── CorruptObjectError       the bytes contradict themselves, or end too early
 ├── UnsupportedContentError  well-formed, but no 3-D image volume of ours
-└── AmbiguousContentError    needs a word from the user (axes, series, rgb)
+├── AmbiguousContentError    needs a word from the user (axes, series, rgb)
+└── OutsideVolumeError       a box that leaves the volume
 """
 
 from __future__ import annotations
@@ -33,3 +34,9 @@ class AmbiguousContentError(ReaderError):
     """Could be read in more than one way; the hint says which word of the request decides."""
 
     code = "ambiguous_content"
+
+
+class OutsideVolumeError(ReaderError):
+    """A box that leaves the volume: readers never pad."""
+
+    code = "invalid_request"

@@ -26,21 +26,33 @@ class ByteSource(Protocol):
     `name` is its path inside what the user asked for, with its suffix: it is what messages name.
     """
 
-    name: str
-    size: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
 
     def read(self, start: int, stop: int) -> bytes:
-        """Exactly `stop - start` bytes, 0 <= start <= stop <= size. Raises CorruptObjectError where the object ends early,
-        and whatever the store or archive raises where it can't be reached; never short, never padded."""
+        """Exactly `stop - start` bytes, 0 <= start <= stop <= size; never short, never padded.
+
+        Raises CorruptObjectError where the object ends early, and whatever the store or archive raises where it can't be reached.
+        """
 
 
 class Reader(Protocol):
     """A lazy 3-D volume. `read` may be called from several threads at once."""
 
-    shape: Shape3
-    dtype: np.dtype[Any]
-    voxel_size: VoxelSize
-    native: ChunkGrid
+    @property
+    def shape(self) -> Shape3: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def voxel_size(self) -> VoxelSize: ...
+
+    @property
+    def native(self) -> ChunkGrid: ...
 
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of `box`, a C-contiguous array of `box.shape` in native byte order.
@@ -89,7 +101,8 @@ class FoundVolume:
 class Format(Protocol):
     """One file format: a module of this package holds one."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def claims(self, sources: Sequence[ByteSource]) -> bool:
         """Whether these sources, all of them, are of this format: by magic number and suffix, without reading voxels."""
