@@ -1,0 +1,1 @@
+"""Archives on loopback that speak the real ones' protocols, and misbehave on demand."""
