@@ -60,6 +60,11 @@ def generation_ended(job: str, revision: int, n: int) -> str:
     return run_prefix(job, revision) + f"generations/{n}.ended.json"
 
 
+def expired(job: str, revision: int) -> str:
+    """Says that a run's work was taken away and can't be resumed."""
+    return run_prefix(job, revision) + "expired.json"
+
+
 def zarr_root(volume: str, revision: int) -> str:
     """Folder in VOLUMES of one revision's OME-Zarr, with its slash."""
     return f"{volume}/r{revision}.ome.zarr/"

@@ -44,20 +44,21 @@ async def remove(objects: Objects, ref: VolumeRef) -> Removed:
         key = storage.tombstone(ref.volume, revision)
         await objects.put_json(storage.VOLUMES, key, Tombstone(volume=ref.volume, revision=revision, removed_at=now()))
         for prefix in (storage.zarr_root(ref.volume, revision), f"{ref.volume}/r{revision}/"):
-            n, b = await _delete_below(objects, prefix)
+            n, b = await delete_below(objects, storage.VOLUMES, prefix)
             count, size = count + n, size + b
     log.info("removed", volume=ref.volume, revisions=sorted(revisions), objects=count, bytes=size)
     return Removed(ref.volume, tuple(sorted(revisions)), count, size)
 
 
-async def _delete_below(objects: Objects, prefix: str) -> tuple[int, int]:
+async def delete_below(objects: Objects, bucket: str, prefix: str) -> tuple[int, int]:
+    """Delete every object below a prefix; how many they were, and how many bytes."""
     page: list[str] = []
     count = size = 0
-    async for info in objects.listing(storage.VOLUMES, prefix):
+    async for info in objects.listing(bucket, prefix):
         page.append(info.key)
         count, size = count + 1, size + info.size
         if len(page) == PAGE:
-            await objects.delete(storage.VOLUMES, page)
+            await objects.delete(bucket, page)
             page = []
-    await objects.delete(storage.VOLUMES, page)
+    await objects.delete(bucket, page)
     return count, size

@@ -77,6 +77,9 @@ class Intake:
             raise RefusedError(
                 f"job {job} is {status.state}", code="not_retryable", hint="only failed or cancelled jobs are retried"
             )
+        if await self._objects.exists(storage.RAW, storage.expired(job, status.revision)):
+            hint = "what it had done was cleaned up; ingest it again with --force fetch"
+            raise RefusedError(f"job {job} ended too long ago", code="expired", hint=hint)
         claim = (await self.claims(job))[status.revision]
         started = await self._jobs.begin(job, claim.request, status.revision, status.generation + 1)
         await self._order_plan(started)

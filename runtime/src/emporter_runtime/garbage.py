@@ -1,0 +1,207 @@
+"""What nobody needs any more goes, in an order that leaves nothing half-usable (PROTOCOL section 3, "Garbage").
+
+What a commit names is never touched here, but for superseded revisions where the operator keeps only the newest N. Everything
+young is left alone: an upload may be about to be asked for, a raw object about to be named by a manifest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from emporter_contracts import storage, subjects
+from emporter_contracts.commands import Message
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.jobs import JobState
+from emporter_contracts.plans import FetchPlan, InboxKey, ManifestObject, PlannedObject, Segments
+from emporter_runtime.bus import Bus
+from emporter_runtime.commits import committed, read_commit, removed
+from emporter_runtime.jobstore import RunNote, now
+from emporter_runtime.ledger import Ledger
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import ObjectInfo, Objects
+from emporter_runtime.plans import StoredPlans
+from emporter_runtime.removal import delete_below, remove
+from emporter_runtime.settings import Settings
+
+RESUMABLE = timedelta(days=7)
+"""How long a failed or cancelled run can be retried from where it stopped."""
+YOUNG = timedelta(hours=24)
+"""Objects younger than this are never garbage: what will name them may be about to be written."""
+
+log = get_logger(__name__)
+
+
+class GarbageSettings(Settings):
+    """How many revisions of a volume are kept; None keeps all."""
+
+    keep_revisions: int | None = Field(default=None, ge=1)
+
+
+class Expired(Message):
+    """`expired.json`: this run's work was taken away; it can't be retried."""
+
+    job: str
+    revision: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class Collected:
+    """What went, or, in a dry run, would go."""
+
+    runs: list[str] = field(default_factory=list)
+    ledgers: list[str] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One revision of a job as the store shows it."""
+
+    job: str
+    revision: int
+    ended: RunNote | None
+    plan: FetchPlan | None
+
+
+class Collector:
+    """Finds garbage, and takes it away unless `dry`."""
+
+    def __init__(self, objects: Objects, ledger: Ledger, keep_revisions: int | None, *, dry: bool) -> None:
+        self._objects = objects
+        self._ledger = ledger
+        self._keep = keep_revisions
+        self._dry = dry
+        self._plans = StoredPlans(objects)
+        self.found = Collected()
+
+    async def run(self) -> Collected:
+        """Runs and revisions first: what they named may then be garbage too. Repeating it after an interruption is harmless."""
+        runs = [run async for run in self._runs()]
+        kept = [run for run in runs if not await self._collected(run)]
+        await self._superseded(kept)
+        await self._unnamed(kept)
+        log.info("collected", dry=self._dry, runs=len(self.found.runs), objects=self.found.objects, bytes=self.found.bytes)
+        return self.found
+
+    async def _runs(self) -> AsyncIterator[_Run]:
+        for job in await self._objects.folders(storage.RAW, "jobs/"):
+            for folder in await self._objects.folders(storage.RAW, storage.job_prefix(job)):
+                revision = storage.run_revision(folder)
+                if revision is not None:
+                    yield _Run(job, revision, await self._end(job, revision), await self._plans.plan(job, revision))
+
+    async def _end(self, job: str, revision: int) -> RunNote | None:
+        names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
+        started = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
+        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, max(started))) if started else None
+        return RunNote.model_validate_json(body) if body else None
+
+    async def _collected(self, run: _Run) -> bool:
+        """Whether the run's work went: it ended long ago and nothing of it was committed."""
+        if run.ended is None:
+            return False
+        if run.ended.state == JobState.COMPLETE:
+            await self._forget_ledger(run)
+            return False
+        volumes = [v.volume for v in run.plan.volumes] if run.plan else []
+        if now() - run.ended.at < RESUMABLE or any([await read_commit(self._objects, v, run.revision) for v in volumes]):
+            return False
+        self.found.runs.append(f"{run.job}@r{run.revision}")
+        if not self._dry:
+            expired = Expired(job=run.job, revision=run.revision, at=now())
+            await self._objects.put_json(storage.RAW, storage.expired(run.job, run.revision), expired)
+        await self._forget_ledger(run)
+        for volume in volumes:
+            await self._delete_below(storage.VOLUMES, storage.zarr_root(volume, run.revision))
+            await self._delete_below(storage.VOLUMES, f"{volume}/r{run.revision}/")
+        return True
+
+    async def _forget_ledger(self, run: _Run) -> None:
+        for wildcard in (
+            subjects.raw_objects_stored(run.job, run.revision),
+            subjects.convert_dones(run.job, run.revision),
+        ):
+            if not await self._ledger.count(wildcard):
+                continue
+            self.found.ledgers.append(wildcard)
+            if not self._dry:
+                await self._ledger.purge(wildcard)
+
+    async def _superseded(self, runs: list[_Run]) -> None:
+        """Revisions beyond the newest N of their volume go as `rm` takes them."""
+        if self._keep is None:
+            return
+        for volume in sorted({v.volume for run in runs if run.plan for v in run.plan.volumes}):
+            standing = sorted(await committed(self._objects, volume) - await removed(self._objects, volume))
+            for revision in standing[: -self._keep]:
+                commit = await read_commit(self._objects, volume, revision)
+                if commit is None or now() - commit.committed_at < YOUNG:
+                    continue
+                self.found.revisions.append(f"{volume}@r{revision}")
+                if not self._dry:
+                    gone = await remove(self._objects, VolumeRef(volume, revision))
+                    self.found.objects += gone.objects
+                    self.found.bytes += gone.bytes
+
+    async def _unnamed(self, runs: list[_Run]) -> None:
+        """Raw objects and uploads that no kept manifest and no plan of an unended run names."""
+        origins, uploads = await self._named(runs)
+        await self._collect_unnamed(storage.RAW, "objects/", 1, origins)
+        await self._collect_unnamed(storage.INBOX, "", 0, uploads)
+
+    async def _named(self, runs: list[_Run]) -> tuple[set[str], set[str]]:
+        origins: set[str] = set()
+        uploads: set[str] = set()
+        for run in runs:
+            manifest = await self._plans.manifest(run.job, run.revision)
+            named: list[PlannedObject | ManifestObject] = list(manifest.objects) if manifest else []
+            if run.ended is None or run.ended.state != JobState.COMPLETE:
+                named += list(run.plan.objects) if run.plan else []
+            for obj in named:
+                if isinstance(obj.location, Segments):
+                    origins.add(obj.location.origin)
+                elif isinstance(obj.location, InboxKey):
+                    uploads.add(obj.location.key.split("/", 1)[0])
+        return origins, uploads
+
+    async def _collect_unnamed(self, bucket: str, prefix: str, depth: int, named: set[str]) -> None:
+        groups: dict[str, list[ObjectInfo]] = defaultdict(list)
+        async for info in self._objects.listing(bucket, prefix):
+            name = info.key.split("/")[depth]
+            if name not in named:
+                groups[name].append(info)
+        for infos in groups.values():
+            # The youngest decides: an upload that still grows is not garbage.
+            if now() - max(info.modified for info in infos) < YOUNG:
+                continue
+            self.found.objects += len(infos)
+            self.found.bytes += sum(info.size for info in infos)
+            if not self._dry:
+                await self._objects.delete(bucket, [info.key for info in infos])
+
+    async def _delete_below(self, bucket: str, prefix: str) -> None:
+        if self._dry:
+            infos = [info async for info in self._objects.listing(bucket, prefix)]
+            count, size = len(infos), sum(info.size for info in infos)
+        else:
+            count, size = await delete_below(self._objects, bucket, prefix)
+        self.found.objects += count
+        self.found.bytes += size
+
+
+async def collect(settings: GarbageSettings, *, dry: bool) -> Collected:
+    """Collect garbage with the services' credentials. Raises TransientError while bus or store are away."""
+    bus = Bus(settings, "gc")
+    await bus.broker.connect()
+    try:
+        return await Collector(Objects.open(settings), Ledger(bus), settings.keep_revisions, dry=dry).run()
+    finally:
+        await bus.broker.stop()

@@ -1,0 +1,182 @@
+"""What nobody needs goes, what anybody may need stays: on a real bus and a store whose clock can be turned."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from emporter_contracts import storage, subjects
+from emporter_contracts.events import RawObjectStored
+from emporter_contracts.geometry import VoxelSize
+from emporter_contracts.jobs import JobState
+from emporter_contracts.plans import (
+    Commit,
+    FetchPlan,
+    InboxKey,
+    Manifest,
+    ManifestObject,
+    PlannedObject,
+    PlannedVolume,
+    Segments,
+)
+from emporter_runtime.bus import Bus
+from emporter_runtime.commits import committed, removed
+from emporter_runtime.garbage import Collected, Collector
+from emporter_runtime.jobstore import RunNote, now
+from emporter_runtime.ledger import Ledger
+from emporter_runtime.objects import Objects
+from emporter_runtime.testing_bus import provisioned
+
+DAYS = 86400.0
+
+
+class Yard:
+    """A store of runs, whose objects are as old as a test says."""
+
+    def __init__(self, folder: Path, bus: Bus, objects: Objects) -> None:
+        self._folder = folder
+        self._bus = bus
+        self.objects = objects
+        self.ledger = Ledger(bus)
+
+    async def collect(self, keep: int | None = None, *, dry: bool = False) -> Collected:
+        return await Collector(self.objects, self.ledger, keep, dry=dry).run()
+
+    async def put(self, bucket: str, key: str, days: float) -> None:
+        await self.objects.put(bucket, key, b"12345")
+        then = time.time() - days * DAYS
+        os.utime(self._folder / "store" / bucket / key, (then, then))
+
+    async def run(self, job: str, state: JobState | None, days: float, *, revision: int = 1, manifest: bool = False) -> None:
+        volume = PlannedVolume(
+            volume=job,
+            name=job,
+            format="tiff",
+            objects=(0,),
+            shape=(1, 1, 1),
+            dtype="uint8",
+            voxel_size=VoxelSize(),
+            role="image",
+            source_shape=(1, 1, 1),
+        )
+        objects = (
+            PlannedObject(path="a", url="u", location=Segments(origin=f"origin-{job}"), bytes=5, version="v"),
+            PlannedObject(path="b", url="u", location=InboxKey(key=f"upload-{job}/b"), bytes=5, version="v"),
+        )
+        plan = FetchPlan(
+            job=job, revision=revision, source="url", source_id="x", objects=objects, volumes=(volume,), planned_at=now()
+        )
+        await self.objects.put_json(storage.RAW, storage.plan(job, revision), plan)
+        started = RunNote(job=job, revision=revision, generation=1, at=now(), state="pending")
+        await self.objects.put_json(storage.RAW, storage.generation(job, revision, 1), started)
+        if state is not None:
+            note = RunNote(job=job, revision=revision, generation=1, at=now() - timedelta(days=days), state=state)
+            await self.objects.put_json(storage.RAW, storage.generation_ended(job, revision, 1), note)
+        if manifest:
+            held = tuple(ManifestObject(**o.model_dump(), sha256="0") for o in objects)
+            value = Manifest(job=job, revision=revision, objects=held, completed_at=now())
+            await self.objects.put_json(storage.RAW, storage.manifest(job, revision), value)
+        entry = RawObjectStored(job=job, revision=revision, generation=1, unit="0-0", bytes=5, sha256="0")
+        await self.ledger.enter(subjects.raw_object_stored(job, revision, "0-0"), entry)
+        await self.put(storage.RAW, storage.segment(f"origin-{job}", 0), days)
+        await self.put(storage.INBOX, f"upload-{job}/b", days)
+        await self.put(storage.VOLUMES, storage.zarr_root(job, revision) + "0/c/0/0/0", days)
+
+    async def commit(self, volume: str, revision: int, days: float) -> None:
+        value = Commit(volume=volume, revision=revision, digest="d", job=volume, committed_at=now() - timedelta(days=days))
+        await self.objects.put_json(storage.VOLUMES, storage.commit(volume, revision), value)
+
+    async def has(self, job: str) -> tuple[bool, bool, bool]:
+        """Whether (its raw object, its upload, its shard) are still there."""
+        return (
+            await self.objects.exists(storage.RAW, storage.segment(f"origin-{job}", 0)),
+            await self.objects.exists(storage.INBOX, f"upload-{job}/b"),
+            await self.objects.exists(storage.VOLUMES, storage.zarr_root(job, 1) + "0/c/0/0/0"),
+        )
+
+
+@asynccontextmanager
+async def a_yard(folder: Path) -> AsyncIterator[Yard]:
+    async with provisioned(folder) as (settings, _):
+        bus = Bus(settings, "gc")
+        await bus.broker.connect()
+        yield Yard(folder, bus, Objects.open(settings))
+        await bus.broker.stop()
+
+
+async def test_a_run_that_failed_long_ago_goes_and_can_no_longer_be_resumed(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("old", JobState.FAILED, days=8)
+        found = await yard.collect()
+        assert found.runs == ["old@r1"]
+        assert await yard.has("old") == (False, False, False)
+        assert await yard.objects.exists(storage.RAW, storage.expired("old", 1))
+        assert await yard.ledger.count(subjects.raw_objects_stored("old", 1)) == 0
+        assert await yard.objects.exists(storage.RAW, storage.plan("old", 1))
+
+
+async def test_a_run_that_failed_yesterday_can_be_resumed_with_all_it_had(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("recent", JobState.FAILED, days=2)
+        assert (await yard.collect()).objects == 0
+        assert await yard.has("recent") == (True, True, True)
+
+
+async def test_what_runs_is_never_touched_however_old_its_objects(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("running", None, days=30)
+        assert (await yard.collect(keep=1)).objects == 0
+        assert await yard.has("running") == (True, True, True)
+
+
+async def test_a_complete_run_keeps_raw_and_volume_and_loses_its_ledger(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("done", JobState.COMPLETE, days=30, manifest=True)
+        await yard.commit("done", 1, days=30)
+        assert (await yard.collect()).objects == 0
+        assert await yard.has("done") == (True, True, True)
+        assert await yard.ledger.count(subjects.raw_objects_stored("done", 1)) == 0
+
+
+async def test_a_failed_run_with_a_committed_volume_stays(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("partly", JobState.FAILED, days=30, manifest=True)
+        await yard.commit("partly", 1, days=30)
+        assert (await yard.collect()).runs == []
+        assert await yard.has("partly") == (True, True, True)
+
+
+async def test_uploads_nobody_asked_for_go_after_a_day_and_not_before(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.put(storage.INBOX, "old/a.tif", days=2)
+        await yard.put(storage.INBOX, "growing/a.tif", days=2)
+        await yard.put(storage.INBOX, "growing/b.tif", days=0)
+        await yard.put(storage.RAW, storage.segment("nobody", 0), days=2)
+        found = await yard.collect()
+        assert found.objects == 2
+        assert not await yard.objects.exists(storage.INBOX, "old/a.tif")
+        assert await yard.objects.exists(storage.INBOX, "growing/a.tif")
+
+
+async def test_superseded_revisions_go_only_where_told_and_never_young_ones(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        for revision, days in ((1, 9.0), (2, 0.5), (3, 0.1)):
+            await yard.run("v", JobState.COMPLETE, days=days, revision=revision, manifest=True)
+            await yard.commit("v", revision, days=days)
+        assert (await yard.collect()).revisions == []
+        assert (await yard.collect(keep=1)).revisions == ["v@r1"]
+        assert await removed(yard.objects, "v") == {1}
+        assert await committed(yard.objects, "v") == {1, 2, 3}
+
+
+async def test_a_dry_run_finds_the_same_and_takes_nothing(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("old", JobState.CANCELLED, days=8)
+        dry = await yard.collect(dry=True)
+        assert await yard.has("old") == (True, True, True)
+        wet = await yard.collect()
+        assert dry == wet
