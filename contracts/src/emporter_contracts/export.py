@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that is said and stored, into `contracts/schemas`: `python -m emporter_contracts.export [--check]`.
+"""JSON Schemas of everything that is said and stored, and AsyncAPI of the bus, into `contracts/schemas`: `python -m emporter_contracts.export [--check]`.
 
 What others send us is described as we read it, what we write as we write it. A field with a default is not required in either:
 records live for years, and a field added later must not make an older record invalid.
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import commands, events, jobs, plans, records
+from emporter_contracts import asyncapi, commands, events, jobs, plans, records
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -75,8 +75,9 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def schemas() -> dict[str, str]:
-    """Every schema file by name, as it must lie in `contracts/schemas`."""
-    return {schema_name(model): _text(schema_of(model)) for model in (*READ, *WRITTEN)}
+    """Every file by name, as it must lie in `contracts/schemas`: a schema per model, and the bus as AsyncAPI."""
+    files = {schema_name(model): _text(schema_of(model)) for model in (*READ, *WRITTEN)}
+    return files | {"asyncapi.json": _text(asyncapi.document())}
 
 
 def differing(folder: Path) -> list[str]:
