@@ -90,7 +90,6 @@ def _channel(said: Said) -> dict[str, Any]:
     channel: dict[str, Any] = {
         "address": said.address,
         "messages": {said.body.__name__: {"$ref": f"#/components/messages/{said.body.__name__}"}},
-        "bindings": {"nats": {"bindingVersion": "0.1.0"}},
     }
     names = _parameters(said.address)
     if names:
@@ -105,12 +104,11 @@ def _channel(said: Said) -> dict[str, Any]:
 
 
 def _operation(said: Said) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+    return {
         "action": "send",
         "channel": {"$ref": f"#/channels/{said.name}"},
         "summary": f"{said.kind}, said by {said.sender}",
     }
-    return operation
 
 
 def stream_of(address: str) -> topology.Stream | None:
@@ -123,11 +121,11 @@ def _parameters(address: str) -> list[str]:
 
 
 def _matches(wildcard: str, address: str) -> bool:
-    """Whether a NATS wildcard takes every subject of an address; a `{parameter}` is one token of any text."""
+    """Whether a NATS wildcard takes subjects of an address; a `{parameter}` is one token of any text."""
     pattern, tokens = wildcard.split("."), address.split(".")
     for n, want in enumerate(pattern):
         if want == ">":
             return len(tokens) > n
-        if n >= len(tokens) or (want not in ("*", tokens[n])):
+        if n >= len(tokens) or not (want in ("*", tokens[n]) or tokens[n].startswith("{")):
             return False
     return len(pattern) == len(tokens)

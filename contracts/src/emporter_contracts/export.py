@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that is said and stored, and AsyncAPI of the bus, into `contracts/schemas`: `python -m emporter_contracts.export [--check]`.
+"""JSON Schemas of all that is said and stored, and AsyncAPI of the bus: `python -m emporter_contracts.export [--check]`.
 
 What others send us is described as we read it, what we write as we write it. A field with a default is not required in either:
 records live for years, and a field added later must not make an older record invalid.

@@ -270,6 +270,10 @@ class LevelPlan(Message):
     translation: tuple[float, float, float]
     factor: Shape3 = (1, 1, 1)
     """How many voxels of the level below one voxel of this level was made of, by axis: 1 or 2."""
+    band: Shape3 | None = None
+    """What a task holds in memory at once, whole shards; None: all of it."""
+    fused: bool = False
+    """Task n of the level below makes task n of this level in the same pass. It can be done alone all the same, to the same bytes."""
 
     @property
     def tasks(self) -> int:
