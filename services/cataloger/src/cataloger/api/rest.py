@@ -46,7 +46,7 @@ def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Ch
 
 def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
     @app.get("/v1/volumes")
-    async def volumes(  # noqa: PLR0917  # FastAPI passes them by name
+    async def volumes(
         q: Text = None,
         source: Text = None,
         status: Text = None,

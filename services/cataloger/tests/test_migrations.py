@@ -1,0 +1,80 @@
+"""The tables in the database are those of the models, whoever made them."""
+
+import asyncio
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cataloger.database import Database, DatabaseUnavailableError
+from cataloger.models import Base
+
+
+class MigrationSuite:
+    async def test_migrated_tables_are_the_models_tables(self, url):
+        await self.migrate(url)
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            differences = await connection.run_sync(
+                lambda c: compare_metadata(MigrationContext.configure(c, opts={"compare_type": True}), Base.metadata)
+            )
+        await engine.dispose()
+        assert differences == []
+
+    async def test_migrating_again_changes_nothing(self, url):
+        await self.migrate(url)
+        await self.migrate(url)
+
+    async def test_several_processes_that_start_at_once_migrate_once(self, url):
+        await asyncio.gather(*(self.migrate(url) for _ in range(5)))
+
+    async def test_a_database_without_our_tables_is_not_ready(self, url):
+        database = Database.open(url)
+        with pytest.raises(Exception, match="volumes"):
+            await database.ready()
+        await database.migrate()
+        assert await database.ready()
+        await database.close()
+
+    async def migrate(self, url: str) -> None:
+        database = Database.open(url)
+        await database.migrate()
+        await database.close()
+
+
+class TestMigrationsOnSqlite(MigrationSuite):
+    @pytest.fixture
+    def url(self, sqlite_database_url):
+        return sqlite_database_url
+
+    async def test_a_reader_is_not_held_up_by_a_writer(self, url):
+        await self.migrate(url)
+        database = Database.open(url)
+        async with database.writing() as writing, database.reading() as reading:
+            await writing.execute(text("INSERT INTO events VALUES ('e','t','j',NULL,1,1,NULL,'2024-01-01','{}')"))
+            assert (await reading.execute(text("SELECT count(*) FROM events"))).scalar_one() == 0
+        await database.close()
+
+    async def test_what_was_acknowledged_survives_a_power_cut(self, url):
+        await self.migrate(url)
+        database = Database.open(url)
+        async with database.reading() as session:
+            assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+            assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == 2
+        await database.close()
+
+
+class TestMigrationsOnPostgres(MigrationSuite):
+    @pytest.fixture
+    def url(self, postgres_database_url):
+        return postgres_database_url
+
+
+async def test_a_database_server_that_is_not_there_is_unavailable_with_a_hint(unused_tcp_port):
+    database = Database.open(f"postgresql+asyncpg://emporter@127.0.0.1:{unused_tcp_port}/x")
+    with pytest.raises(DatabaseUnavailableError) as away:
+        await database.migrate()
+    assert "EMPORTER_DATABASE_URL" in away.value.hint
+    await database.close()
