@@ -273,7 +273,7 @@ class LevelPlan(Message):
     band: Shape3 | None = None
     """What a task holds in memory at once, whole shards; None: all of it."""
     fused: bool = False
-    """Task n of the level below makes task n of this level in the same pass. It can be done alone all the same, to the same bytes."""
+    """Task n of the level below makes task n of this level in the same pass; done alone it makes the same bytes."""
 
     @property
     def tasks(self) -> int:

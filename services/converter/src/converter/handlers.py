@@ -110,8 +110,11 @@ def _register_tasks(rooms: Rooms) -> None:
             plan, manifest = await rooms.run(command)
             volume = (await rooms.conversion(command)).volume(command.volume)
             shards = await work.heavy(_write, rooms, plan, manifest, volume, command, work)
-            entry = ConvertDone.of(command, volume=command.volume, level=command.level, n=command.n, shards=shards)
-            await rooms.ledger.enter(subject, entry)
+            # This task's own level last: until it is entered, a redelivery does all of it again.
+            for level, written in sorted(_by_level(shards).items(), reverse=True):
+                entry = ConvertDone.of(command, volume=command.volume, level=level, n=command.n, shards=tuple(written))
+                at = subjects.convert_done(command.job, command.revision, command.volume, level, command.n)
+                await rooms.ledger.enter(at, entry)
             SHARDS.inc(len(shards))
 
 
@@ -160,3 +163,11 @@ def _write(
         lambda: rooms.reader(plan, manifest, command.volume),
         work.check,
     )
+
+
+def _by_level(shards: tuple[ShardWritten, ...]) -> dict[int, list[ShardWritten]]:
+    """Shards of one pass by their level: a fused pass makes task n of several levels."""
+    levels: dict[int, list[ShardWritten]] = {}
+    for shard in shards:
+        levels.setdefault(int(shard.key.split("/", 1)[0]), []).append(shard)
+    return levels
