@@ -1,0 +1,1 @@
+"""OME-Zarr to blocks over HTTP. Reads the store only; knows no bus."""

@@ -1,0 +1,18 @@
+"""`python -m block_server`: settings from the environment, then serve."""
+
+from __future__ import annotations
+
+import sys
+
+from block_server.app import serve
+from block_server.settings import BlockServerSettings
+from emporter_runtime.service import run_service
+
+
+def main() -> int:
+    """Exit codes as `run_service` gives them."""
+    return run_service("block-server", BlockServerSettings, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What every answer has: an ETag made before anything is read, cache rules, and bodies that are not copied."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import nullcontext
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from block_server.admission import Hold
+from block_server.arrays import OpenVolume
+from block_server.errors import BlockServerError
+from emporter_contracts.ids import VolumeRef
+
+ENCODING_VERSION = 1
+"""Raise it whenever the same request would be answered with other bytes: it is part of every ETag."""
+FOR_EVER = "public, max-age=31536000, immutable"
+"""A pinned revision never changes."""
+ASK_AGAIN = "no-cache"
+"""A plain name may mean another revision a moment later; the ETag makes asking cheap."""
+STALL_SECONDS = 60.0
+"""How long a client may take for one piece of a body before it is given up: it holds memory that others wait for."""
+
+
+class ClientStalledError(BlockServerError):
+    """The client reads no more; nobody is there to be told."""
+
+    code = "client_stalled"
+
+
+def etag(volume: OpenVolume, *parts: object) -> str:
+    """A strong ETag of an answer about one revision: equal only for equal bytes."""
+    said = "\0".join(map(str, (ENCODING_VERSION, volume.ref, volume.digest, *parts)))
+    return f'"{hashlib.sha256(said.encode()).hexdigest()[:32]}"'
+
+
+def cache_rule(ref: VolumeRef) -> str:
+    """Cache-Control for an answer to `ref` as it was asked for."""
+    return ASK_AGAIN if ref.revision is None else FOR_EVER
+
+
+def unchanged(request: Request, tag: str) -> bool:
+    """Whether the client already has what `tag` names (If-None-Match, RFC 9110 13.1.2)."""
+    held = request.headers.get("if-none-match")
+    if held is None:
+        return False
+    return held.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in held.split(",")}
+
+
+def not_modified(headers: Mapping[str, str]) -> Response:
+    """304, with the headers a cache may update."""
+    return Response(status_code=304, headers=dict(headers))
+
+
+class PiecewiseResponse(Response):
+    """A body of known length in pieces, none of them copied; what it holds is given back when the client has it."""
+
+    def __init__(
+        self,
+        pieces: Iterable[bytes | memoryview] | AsyncIterator[bytes | memoryview],
+        length: int,
+        *,
+        headers: Mapping[str, str],
+        media_type: str,
+        status: int = 200,
+        hold: Hold | None = None,
+    ) -> None:
+        super().__init__(status_code=status, headers={**headers, "content-length": str(length)}, media_type=media_type)
+        self._pieces = pieces
+        self._hold = hold
+
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+        with self._hold or nullcontext():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if isinstance(self._pieces, AsyncIterator):
+                async for piece in self._pieces:
+                    await _sent(send, piece)
+            else:
+                for piece in self._pieces:
+                    await _sent(send, piece)
+            # The server waits here until the last piece has left its buffers.
+            await _sent(send, b"", more=False)
+
+
+async def _sent(send: Send, piece: bytes | memoryview, *, more: bool = True) -> None:
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+    except TimeoutError:
+        raise ClientStalledError(f"the client took nothing for {STALL_SECONDS:.0f} s") from None

@@ -1,0 +1,48 @@
+"""Wiring: store, routes, health; nothing else."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from block_server import telemetry
+from block_server.faults import answer_faults
+from block_server.middleware import Surroundings
+from block_server.rooms import Rooms
+from block_server.routes import blocks, view, volumes, zarr
+from block_server.settings import BlockServerSettings
+from emporter_runtime.health import health_routes, serving
+from emporter_runtime.service import forever
+
+DESCRIPTION = (
+    "Blocks, slices and the OME-Zarr of committed volumes. Axis order is z, y, x and lengths are nanometres everywhere. "
+    "`<volume>@r<N>` is one immutable revision, `<volume>` the current one."
+)
+
+
+def create_app(settings: BlockServerSettings) -> FastAPI:
+    """The whole service as an ASGI app; it connects to nothing before the first request."""
+    app = FastAPI(
+        title="Emporter blocks",
+        version="1",
+        description=DESCRIPTION,
+        redirect_slashes=False,  # a Zarr reader takes `key/` for a listing
+        docs_url=None,
+        redoc_url=None,
+    )
+    rooms = Rooms.open(settings)
+    app.state.rooms = rooms
+    for room in (volumes, blocks, zarr, view):
+        app.include_router(room.router)
+    app.router.routes.extend(health_routes({"store": rooms.objects.ready}))
+    answer_faults(app)
+    app.add_middleware(Surroundings)
+    telemetry.watch("voxels", rooms.decoding)
+    telemetry.watch("stored", rooms.passing)
+    return app
+
+
+async def serve(settings: BlockServerSettings) -> None:
+    """Serve until cancelled."""
+    telemetry.watch_cache()
+    async with serving(create_app(settings), settings.http_host, settings.http_port):
+        await forever()

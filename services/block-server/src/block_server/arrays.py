@@ -1,0 +1,283 @@
+"""One revision as it is stored: its record, its levels, and voxels out of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from block_server.errors import DamagedVolumeError, UnknownLevelError
+from emporter_contracts import storage
+from emporter_contracts.errors import EmporterError
+from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.plans import Commit
+from emporter_contracts.records import MetadataRecord
+from emporter_runtime.errors import ObjectMissingError, StoreUnavailableError
+from emporter_runtime.objects import Objects, StoreRefusedError
+
+VOXELS = 64 * 2**20
+"""Bytes of chunks decoded at once for one request: past it the box is read in pieces, so that a slice through 64-voxel chunks
+does not hold 64 times itself. A dozen 128³ crops of 16 bit fit, so what loaders ask for is read in one go."""
+RETRIES = {"max_retries": 3, "initial_delay": "100ms", "max_delay": "1s"}
+"""Of one request to S3. TensorStore's own default tries for minutes; a reader would rather hear 503 and come back."""
+
+NmOrNone3 = tuple[float | None, float | None, float | None]
+Floats3 = tuple[float, float, float]
+
+_CHUNK = re.compile(r"shard entry \{(\d+), (\d+), (\d+)\}.*?/c/(\d+)/(\d+)/(\d+)\"")
+_RESTORE = "restore it from a backup, or ingest it again with force"
+
+
+def cache_context(cache_bytes: int) -> ts.Context:
+    """What all volumes share: one cache of decoded chunks, at most `cache_bytes` in all."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, "s3_request_retries": RETRIES})
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a pyramid. Shapes are voxels z, y, x; `factor` is how many level-0 voxels one voxel spans by axis;
+    `scale` and `translation` are nm, 1.0 a voxel where the voxel size is unknown.
+    """
+
+    number: int
+    path: str
+    shape: Shape3
+    chunk: Shape3
+    shard: Shape3
+    dtype: np.dtype[Any]
+    scale: Floats3
+    translation: Floats3
+    factor: Shape3
+    store: Any
+
+    @property
+    def shards(self) -> Shape3:
+        """How many shards cover the level, by axis."""
+        return grid_shape(self.shape, self.shard)
+
+    def decoded_bytes(self, box: Box) -> int:
+        """Bytes of the chunks that hold `box`, of which at most VOXELS are decoded at once."""
+        return min(VOXELS, _covered(box, self.chunk) * self.dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVolume:
+    """One immutable revision, ready to be read."""
+
+    ref: VolumeRef
+    digest: str
+    record: MetadataRecord
+    levels: tuple[Level, ...]
+
+    def level(self, number: int) -> Level:
+        """Raises UnknownLevelError."""
+        if number >= len(self.levels):
+            raise UnknownLevelError(
+                f"{self.ref} has no level {number}", hint=f"its levels are 0 (full resolution) to {len(self.levels) - 1}"
+            )
+        return self.levels[number]
+
+    def voxel_size_nm(self, level: Level) -> NmOrNone3:
+        """Nanometres per voxel of `level`, z, y, x; None where nobody knows."""
+        known = self.record.metadata.core.voxel_size_nm
+        z, y, x = (None if nm is None else s for nm, s in zip(known, level.scale, strict=True))
+        return (z, y, x)
+
+    async def read(self, level: Level, box: Box) -> NDArray[Any]:
+        """Voxels of `box`, in C order, little-endian; `box` lies within the level.
+
+        Raises DamagedVolumeError naming the chunk where one is missing or broken, StoreUnavailableError.
+        """
+        if _covered(box, level.chunk) * level.dtype.itemsize > VOXELS:
+            out = np.empty(box.shape, level.dtype)
+            await self.read_into(out, level, box)
+            return out
+        with _named_faults(self.ref, level):
+            voxels: NDArray[Any] = await level.store[box.slices()].read()
+        return voxels.astype(level.dtype, copy=False)
+
+    async def read_into(self, out: NDArray[Any], level: Level, box: Box) -> None:
+        """`read`, into an array of the box's shape and the level's dtype that need not be contiguous."""
+        target = ts.array(out)
+        for piece in box.tiles(_piece(box, level)):
+            at = piece.moved((-box.start[0], -box.start[1], -box.start[2]))
+            with _named_faults(self.ref, level):
+                await target[at.slices()].write(level.store[piece.slices()])
+
+
+async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef) -> OpenVolume:
+    """Open a committed revision. Raises DamagedVolumeError where what the commit promises is not there, StoreUnavailableError."""
+    revision = ref.revision
+    assert revision is not None
+    root = storage.zarr_root(ref.volume, revision)
+    try:
+        commit, record, group = await asyncio.gather(
+            objects.get(storage.VOLUMES, storage.commit(ref.volume, revision)),
+            objects.get(storage.VOLUMES, storage.record(ref.volume, revision)),
+            objects.get(storage.VOLUMES, root + "zarr.json"),
+        )
+    except ObjectMissingError as error:
+        raise DamagedVolumeError(f"{ref} is committed, but {error.message}", hint=_RESTORE) from error
+    grids = _grids(ref, group)
+    stores = await asyncio.gather(
+        *(_open_array(ref, g.path, objects.kvstore(storage.VOLUMES, f"{root}{g.path}/"), context) for g in grids)
+    )
+    try:
+        digest = Commit.model_validate_json(commit).digest
+        described = MetadataRecord.model_validate_json(record)
+    except ValidationError as error:
+        raise DamagedVolumeError(f"{ref}: its record or commit is not what it should be: {error}", hint=_RESTORE) from error
+    levels = (_level(k, store, stores[0], grid) for k, (store, grid) in enumerate(zip(stores, grids, strict=True)))
+    return OpenVolume(ref, digest, described, tuple(levels))
+
+
+async def _open_array(ref: VolumeRef, path: str, kvstore: dict[str, Any], context: ts.Context) -> Any:
+    spec = {
+        "driver": "zarr3",
+        "kvstore": kvstore,
+        # A lost shard or chunk must be an error: every one of ours is stored, zeros too (PROTOCOL section 3).
+        "fill_missing_data_reads": False,
+        # A revision never changes: what was read after opening it is never asked for again.
+        "recheck_cached_metadata": "open",
+        "recheck_cached_data": "open",
+    }
+    try:
+        store = await ts.open(spec, open=True, read=True, context=context)
+    except ValueError as error:
+        raise _fault(error, f"{ref} level {path}", "its zarr.json") from error
+    if store.rank != 3:
+        raise DamagedVolumeError(f"{ref} level {path} has {store.rank} axes, not z, y, x", hint=_RESTORE)
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where a level lies, in the store and in the world (nm; 1.0 a voxel where unknown)."""
+
+    path: str
+    scale: Floats3
+    translation: Floats3
+
+
+def _grids(ref: VolumeRef, group: bytes) -> list[_Grid]:
+    """The levels a group's `zarr.json` names (NGFF 0.5, "multiscales"). Raises DamagedVolumeError."""
+    try:
+        return [_grid(dataset) for dataset in json.loads(group)["attributes"]["ome"]["multiscales"][0]["datasets"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DamagedVolumeError(f"{ref}: its zarr.json is no OME-Zarr 0.5 multiscale: {error!r}", hint=_RESTORE) from error
+
+
+def _grid(dataset: dict[str, Any]) -> _Grid:
+    said = {t["type"]: t for t in dataset["coordinateTransformations"]}
+    translation = said["translation"]["translation"] if "translation" in said else (0.0, 0.0, 0.0)
+    return _Grid(str(dataset["path"]), _floats(said["scale"]["scale"]), _floats(translation))
+
+
+def _floats(values: Any) -> Floats3:
+    z, y, x = values
+    return (float(z), float(y), float(x))
+
+
+def _level(number: int, store: Any, finest: Any, grid: _Grid) -> Level:
+    fz, fy, fx = (_factor(n, m) for n, m in zip(finest.shape, store.shape, strict=True))
+    return Level(
+        number=number,
+        path=grid.path,
+        shape=_shape(store.shape),
+        chunk=_shape(store.chunk_layout.read_chunk.shape),
+        shard=_shape(store.chunk_layout.write_chunk.shape),
+        dtype=store.dtype.numpy_dtype.newbyteorder("<"),
+        scale=grid.scale,
+        translation=grid.translation,
+        factor=(fz, fy, fx),
+        store=store,
+    )
+
+
+def _factor(finest: int, voxels: int) -> int:
+    """Voxels of level 0 that one of this level spans, where each halving of n leaves (n + 1) // 2.
+
+    From the shapes: NGFF's scale does not tell where the voxel size is unknown.
+    """
+    factor = 1
+    while -(-finest // factor) > voxels:
+        factor *= 2
+    return factor
+
+
+def _shape(values: Any) -> Shape3:
+    z, y, x = values
+    return (int(z), int(y), int(x))
+
+
+def _covered(box: Box, chunk: Shape3) -> int:
+    """Voxels of all chunks that hold some of `box`."""
+    return math.prod((-(-b // c) - a // c) * c for a, b, c in zip(box.start, box.stop, chunk, strict=True))
+
+
+def _piece(box: Box, level: Level) -> Shape3:
+    """Whole chunks of at most VOXELS bytes (one chunk at least), as few cuts through `box` as can be."""
+    chunks = [-(-b // c) - a // c for a, b, c in zip(box.start, box.stop, level.chunk, strict=True)]
+    most = max(1, VOXELS // (math.prod(level.chunk) * level.dtype.itemsize))
+    while math.prod(chunks) > most:
+        longest = chunks.index(max(chunks))
+        chunks[longest] = -(-chunks[longest] // 2)
+    z, y, x = (n * c for n, c in zip(chunks, level.chunk, strict=True))
+    return (z, y, x)
+
+
+@contextmanager
+def _named_faults(ref: VolumeRef, level: Level) -> Iterator[None]:
+    """What goes wrong while voxels are read, by volume, level and chunk."""
+    try:
+        yield
+    except ValueError as error:
+        raise _fault(error, f"{ref} level {level.number}", _chunk_named(str(error), level)) from error
+
+
+def _fault(error: ValueError, where: str, what: str) -> EmporterError:
+    """TensorStore says everything with ValueError, and begins with the kind, an absl status code."""
+    kind = str(error).split(":", 1)[0]
+    if kind == "NOT_FOUND":
+        return DamagedVolumeError(f"{where}: {what} is missing", hint=_RESTORE)
+    if kind in {"FAILED_PRECONDITION", "DATA_LOSS", "INVALID_ARGUMENT", "OUT_OF_RANGE"}:
+        return DamagedVolumeError(f"{where}: {what} can't be read", hint=_RESTORE)
+    if kind in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
+        return StoreRefusedError(f"{where}: the store refuses {what}", hint="check the block-server's keys to the store")
+    return StoreUnavailableError(f"{where}: the store does not give {what} ({kind.lower()})", hint="ask again in a moment")
+
+
+def _chunk_named(text: str, level: Level) -> str:
+    """Which chunk is meant, without the paths of this machine."""
+    match = _CHUNK.search(text)
+    if match is None:
+        return "a chunk"
+    entry, shard = _index(match.groups()[:3]), _index(match.groups()[3:])
+    chunk = [s * (w // c) + e for s, e, w, c in zip(shard, entry, level.shard, level.chunk, strict=True)]
+    return f"chunk {chunk}, in shard {storage.shard_key(level.number, shard)},"
+
+
+def _index(texts: Any) -> Index3:
+    z, y, x = (int(t) for t in texts)
+    return (z, y, x)
+
+
+def shard_of(levels: tuple[Level, ...], key: str) -> tuple[Level, Index3] | None:
+    """The shard that `key` of the Zarr names, None where it names no shard inside an array's grid."""
+    for level in levels:
+        match = re.fullmatch(rf"{re.escape(level.path)}/c/(0|[1-9]\d{{0,9}})/(0|[1-9]\d{{0,9}})/(0|[1-9]\d{{0,9}})", key)
+        if match is not None:
+            index = _index(match.groups())
+            return (level, index) if all(i < n for i, n in zip(index, level.shards, strict=True)) else None
+    return None

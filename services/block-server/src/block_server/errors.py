@@ -1,0 +1,118 @@
+"""What can't be served, and with which status it is said.
+
+EmporterError
+└── BlockServerError
+    ├── UnknownVolumeError      404  no such volume or revision
+    ├── UnknownLevelError       404  the volume has fewer levels
+    ├── NoSuchKeyError          404  nothing is stored under that key of the Zarr
+    ├── NotPinnedError          404  a route of many requests was asked without a revision
+    ├── VoxelSizeUnknownError   409  nanometres were asked of a volume whose voxel size nobody knows
+    ├── RemovedVolumeError      410  the revision was removed
+    ├── TooLargeError           413  one request that is more than all may hold
+    ├── UnsuitableViewError     415  what that view can't carry
+    ├── OutsideVolumeError      416  a box or slice that leaves the volume
+    ├── UnsatisfiableRangeError 416  a byte range past the end of an object
+    ├── DamagedVolumeError      502  something that a commit promises is missing or can't be read
+    └── BusyError               503  too much is being read at the moment
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from emporter_contracts.errors import EmporterError
+
+
+class BlockServerError(EmporterError):
+    """Base of what this service can't serve; `status` is of HTTP."""
+
+    status: ClassVar[int] = 500
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says beside its body."""
+        return {}
+
+
+class UnknownVolumeError(BlockServerError):
+    code = "volume_unknown"
+    status = 404
+
+
+class UnknownLevelError(BlockServerError):
+    code = "level_unknown"
+    status = 404
+
+
+class NoSuchKeyError(BlockServerError):
+    code = "key_unknown"
+    status = 404
+
+
+class NotPinnedError(BlockServerError):
+    """`pinned` is the URL to ask instead."""
+
+    code = "not_pinned"
+    status = 404
+
+    def __init__(self, message: str, *, pinned: str) -> None:
+        super().__init__(message, hint=f"ask for {pinned}")
+        self.pinned = pinned
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"link": f'<{self.pinned}>; rel="canonical"'}
+
+
+class VoxelSizeUnknownError(BlockServerError):
+    code = "voxel_size_unknown"
+    status = 409
+
+
+class RemovedVolumeError(BlockServerError):
+    code = "volume_removed"
+    status = 410
+
+
+class TooLargeError(BlockServerError):
+    code = "too_large"
+    status = 413
+
+
+class UnsuitableViewError(BlockServerError):
+    code = "unsuitable_view"
+    status = 415
+
+
+class OutsideVolumeError(BlockServerError):
+    code = "outside_volume"
+    status = 416
+
+
+class UnsatisfiableRangeError(BlockServerError):
+    """A byte range past the end of an object of `size` bytes."""
+
+    code = "range_unsatisfiable"
+    status = 416
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message, hint=f"the object holds {size} bytes")
+        self.size = size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"content-range": f"bytes */{self.size}"}
+
+
+class DamagedVolumeError(BlockServerError):
+    code = "data_missing"
+    status = 502
+
+
+class BusyError(BlockServerError):
+    code = "busy"
+    status = 503
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "1"}

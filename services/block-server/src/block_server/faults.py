@@ -1,0 +1,105 @@
+"""Every error as RFC 9457 problem+json, and how OpenAPI says so."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from block_server.errors import BlockServerError
+from emporter_contracts.errors import EmporterError, InvalidValueError
+from emporter_runtime.errors import TransientError
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import StoreRefusedError
+from emporter_runtime.problems import problem, problem_of
+
+NOT_KEPT = {"cache-control": "no-store"}
+"""404 and 410 may be cached without being told; a volume may be there a moment later."""
+
+log = get_logger(__name__)
+
+
+class Problem(BaseModel):
+    """RFC 9457: `title` names the thing, `code` is stable, `hint` is what to do."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    hint: str | None = None
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The part of a route's OpenAPI `responses` that may go wrong."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def answer_faults(app: FastAPI) -> None:
+    """Make `app` answer every exception with a problem, and its OpenAPI say so."""
+    plain = app.openapi
+    app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # FastAPI's own way to extend its document
+    app.add_exception_handler(EmporterError, _ours)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document without its own 422, which we say as 400, and with the schema of a problem."""
+    schemas = document["components"]["schemas"]
+    for gone in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(gone, None)
+    schemas["Problem"] = Problem.model_json_schema()
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    return document
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    assert isinstance(error, EmporterError)
+    status, headers = _status(error)
+    if status >= 500:
+        log.warning("not_served", code=error.code, error=str(error))
+    return problem_of(error, status, NOT_KEPT | headers)
+
+
+def _status(error: EmporterError) -> tuple[int, dict[str, str]]:
+    match error:
+        case BlockServerError():
+            return error.status, error.headers
+        case TransientError():
+            return 503, {"retry-after": "2"}
+        case StoreRefusedError():
+            return 502, {}
+        case InvalidValueError():
+            return 400, {}
+        case _:
+            return 500, {}
+
+
+async def _malformed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"][1:]))
+    return problem(400, "invalid_request", f"{where}: {first['msg']}", "/openapi.json says what may be asked", NOT_KEPT)
+
+
+async def _routing(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    codes = {404: "route_unknown", 405: "method_not_allowed"}
+    headers = NOT_KEPT | dict(error.headers or {})
+    return problem(
+        error.status_code, codes.get(error.status_code, "http_error"), error.detail, "/openapi.json lists the routes", headers
+    )
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    log.error("bug", error=repr(error), exc_info=error)
+    return problem(500, "internal", "a fault of this server", "please report it with the server's log", NOT_KEPT)

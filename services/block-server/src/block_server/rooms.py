@@ -1,0 +1,97 @@
+"""What every route stands on, and how a request's `{v}` becomes a revision that can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from fastapi import Depends, Path, Request
+
+from block_server.admission import Admission
+from block_server.arrays import Level, OpenVolume
+from block_server.errors import DamagedVolumeError
+from block_server.settings import BlockServerSettings
+from block_server.volumes import Volumes
+from emporter_contracts.ids import VolumeRef
+from emporter_runtime.objects import Objects
+
+REVISION = "emporter_revision"
+"""Where the middleware that writes headers finds the revision a request was resolved to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """One store and the memory its readers share. `decoding` counts voxels, `passing` stored bytes."""
+
+    settings: BlockServerSettings
+    objects: Objects
+    volumes: Volumes
+    decoding: Admission
+    passing: Admission
+
+    @classmethod
+    def open(cls, settings: BlockServerSettings) -> Self:
+        """Connects to nothing yet."""
+        objects = Objects.open(settings)
+        wait = settings.blocks_wait_seconds
+        return cls(
+            settings=settings,
+            objects=objects,
+            volumes=Volumes(objects, settings),
+            decoding=Admission(settings.blocks_in_flight_bytes, wait),
+            passing=Admission(settings.blocks_passthrough_bytes, wait),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`asked` is what the request named, pinned or not; `volume` the one revision it is answered from."""
+
+    asked: VolumeRef
+    volume: OpenVolume
+
+
+def rooms_of(request: Request) -> Rooms:
+    rooms: Rooms = request.app.state.rooms
+    return rooms
+
+
+VolumeName = Annotated[
+    str, Path(description="`<volume>` (its current revision) or, pinned, `<volume>@r<N>`", examples=["idr-1@r1"])
+]
+
+
+async def found(request: Request, v: VolumeName) -> Found:
+    """The revision a request is about, resolved once: nothing later in the request asks again."""
+    return await find(request, VolumeRef.parse(v))
+
+
+async def find(request: Request, asked: VolumeRef) -> Found:
+    """Raises UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError."""
+    volumes = rooms_of(request).volumes
+    pinned = await volumes.pinned(asked)
+    request.scope[REVISION] = pinned.revision
+    return Found(asked, await volumes.opened(pinned))
+
+
+RoomsHere = Annotated[Rooms, Depends(rooms_of)]
+FoundHere = Annotated[Found, Depends(found)]
+
+
+async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVolumeError) -> DamagedVolumeError:
+    """`error`, unless the revision was removed while it was being read: then raises RemovedVolumeError."""
+    await rooms.volumes.look_again(volume.ref)
+    return error
+
+
+def base_url(request: Request) -> str:
+    """Public base of this service, without a slash at the end."""
+    return (rooms_of(request).settings.blocks_url or str(request.base_url)).rstrip("/")
+
+
+def voxel_headers(found: Found, level: Level) -> dict[str, str]:
+    """What is known of the voxels of one level."""
+    size = ",".join("null" if nm is None else f"{nm:.12g}" for nm in found.volume.voxel_size_nm(level))
+    headers = {"x-emporter-dtype": level.dtype.name, "x-emporter-voxel-size-nm": size}
+    caveats = ",".join(dict.fromkeys(caveat.code for caveat in found.volume.record.caveats))
+    return headers | ({"x-emporter-caveats": caveats} if caveats else {})

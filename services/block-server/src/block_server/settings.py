@@ -1,0 +1,32 @@
+"""What the block-server reads from the environment, prefix EMPORTER_."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from emporter_runtime.settings import HttpSettings
+
+MIB = 2**20
+
+
+class BlockServerSettings(HttpSettings):
+    """A store, a port, and how much memory the voxels may take: about cache + in flight + passthrough in all."""
+
+    blocks_url: str = ""
+    """Public base of this service, for links; empty takes what the request was sent to."""
+    catalog_url: str = ""
+    """Public base of the catalog, for links; empty leaves them out."""
+    blocks_cache_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
+    """Of decoded chunks kept, over all volumes."""
+    blocks_in_flight_bytes: Annotated[int, Field(ge=8 * MIB)] = 512 * MIB
+    """Of voxels that requests may hold at once; more wait a moment, then get 503. A single request above it gets 413."""
+    blocks_passthrough_bytes: Annotated[int, Field(ge=8 * MIB)] = 256 * MIB
+    """Of stored bytes that requests for the Zarr itself may hold at once."""
+    blocks_wait_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How long a request waits for its share before it is told to come back."""
+    blocks_open_volumes: Annotated[int, Field(ge=1)] = 256
+    """Revisions kept open: a few kB each, and no store call to use one again."""
+    blocks_fresh_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How old the knowledge may be which revisions are committed and which removed."""

@@ -1,0 +1,60 @@
+"""Metrics. No label ever holds a volume: routes are labelled by their pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import tensorstore as ts
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
+from starlette.types import Scope
+
+from block_server.admission import Admission
+
+REQUESTS = Counter("emporter_blocks_requests_answered_total", "By route, method and status", ["route", "method", "status"])
+SECONDS = Histogram(
+    "emporter_blocks_request_duration_seconds",
+    "From the first byte of a request to the last of its answer",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+SENT = Counter("emporter_blocks_sent_bytes_total", "Bytes of bodies", ["route"])
+HELD = Gauge("emporter_blocks_held_bytes", "Bytes that requests hold just now", ["kind"])
+
+METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CACHE = "/tensorstore/cache/"
+"""TensorStore's own counts of its caches, for all volumes together."""
+
+
+def observe(scope: Scope, status: int, sent: int, seconds: float) -> None:
+    """Count one answered request."""
+    route = getattr(scope.get("route"), "path", "none")
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    REQUESTS.labels(route, method, status).inc()
+    SECONDS.labels(route).observe(seconds)
+    SENT.labels(route).inc(sent)
+
+
+def watch(kind: str, admission: Admission) -> None:
+    """Show how much of an admission's limit is held."""
+    HELD.labels(kind).set_function(lambda: admission.held)
+
+
+class CacheCollector(Collector):
+    """Hits, misses and evictions of the decoded-chunk cache."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One counter per count that TensorStore has."""
+        for name in ("hit_count", "miss_count", "evict_count"):
+            total = sum(
+                value["value"] for metric in ts.experimental_collect_matching_metrics(CACHE + name) for value in metric["values"]
+            )
+            family = CounterMetricFamily(f"emporter_blocks_cache_{name.removesuffix('_count')}s", f"Cache: {name}")
+            family.add_metric([], float(total))
+            yield family
+
+
+def watch_cache(registry: CollectorRegistry = REGISTRY) -> None:
+    """Show the cache in /metrics; to be called once."""
+    registry.register(CacheCollector())

@@ -1,0 +1,165 @@
+"""Which volumes there are, which revision a name means now, and the revisions that are open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from block_server.arrays import OpenVolume, cache_context, open_volume
+from block_server.caching import Kept
+from block_server.errors import DamagedVolumeError, RemovedVolumeError, UnknownVolumeError
+from block_server.settings import BlockServerSettings
+from emporter_contracts import storage
+from emporter_contracts.ids import VolumeRef, is_volume_id
+from emporter_contracts.records import MetadataRecord
+from emporter_runtime.commits import committed, removed
+from emporter_runtime.errors import ObjectMissingError
+from emporter_runtime.logging import get_logger
+from emporter_runtime.objects import Objects
+
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""Volumes looked up at once for a listing: enough to hide the store's latency, few enough to leave it to the blocks."""
+KNOWN = 16_384
+"""Volumes whose revisions and records are kept in mind, a few kB each."""
+LABELS_SECONDS = 30.0
+"""How old the list of an image's labels may be: finding it looks at every volume."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The revisions of one volume that were committed, and those of them that were removed."""
+
+    committed: frozenset[int]
+    removed: frozenset[int]
+
+    @property
+    def current(self) -> int | None:
+        """The highest that is committed and not removed."""
+        return max(self.committed - self.removed, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some volumes, each at its current revision, in order of name; `cursor` where the next page begins, None at the end."""
+
+    refs: tuple[VolumeRef, ...]
+    cursor: str | None
+
+
+class Volumes:
+    """The committed volumes of a store. Pinned revisions are opened once; which are current is asked every few seconds."""
+
+    def __init__(self, objects: Objects, settings: BlockServerSettings) -> None:
+        self._objects = objects
+        self._context = cache_context(settings.blocks_cache_bytes)
+        fresh = settings.blocks_fresh_seconds
+        self._standing: Kept[str, Standing] = Kept(self._look_up, most=KNOWN, seconds=fresh)
+        self._names: Kept[None, list[str]] = Kept(self._list_names, most=1, seconds=fresh)
+        self._records: Kept[VolumeRef, MetadataRecord] = Kept(self._read_record, most=KNOWN)
+        self._labels: Kept[None, dict[str, list[str]]] = Kept(self._list_labels, most=1, seconds=LABELS_SECONDS)
+        self._open: Kept[VolumeRef, OpenVolume] = Kept(self._open_revision, most=settings.blocks_open_volumes)
+
+    async def pinned(self, ref: VolumeRef) -> VolumeRef:
+        """The revision that `ref` means now. Raises UnknownVolumeError, RemovedVolumeError."""
+        try:
+            return _pinned(ref, await self._standing.get(ref.volume))
+        except UnknownVolumeError:
+            # It may have been committed this moment, and whoever asks may have been told so.
+            return _pinned(ref, await self._standing.fresh(ref.volume))
+
+    async def opened(self, pinned: VolumeRef) -> OpenVolume:
+        """A revision that `pinned` gave, ready to be read. Raises DamagedVolumeError, StoreUnavailableError."""
+        try:
+            return await self._open.get(pinned)
+        except DamagedVolumeError:
+            await self.look_again(pinned)
+            raise
+
+    async def look_again(self, pinned: VolumeRef) -> None:
+        """After something of a revision was found missing: forget it. Raises RemovedVolumeError where it was just removed."""
+        self._open.forget(pinned)
+        _pinned(pinned, await self._standing.fresh(pinned.volume))
+
+    async def page(self, limit: int, after: str = "") -> Page:
+        """At most `limit` volumes whose names come after `after`."""
+        names = [name for name in await self._names.get(None) if name > after]
+        found: list[VolumeRef] = []
+        async for ref in self._current(names):
+            found.append(ref)
+            if len(found) > limit:
+                return Page(tuple(found[:limit]), found[limit - 1].volume)
+        return Page(tuple(found), None)
+
+    async def records(self, refs: Sequence[VolumeRef]) -> list[MetadataRecord | None]:
+        """The records of committed revisions; None where one can't be read, which opening that volume explains."""
+        return [record for batch in _batches(refs) for record in await asyncio.gather(*map(self._record, batch))]
+
+    async def labels_of(self, volume: str) -> list[str]:
+        """The volumes that hold labels of this one, sorted."""
+        return (await self._labels.get(None)).get(volume, [])
+
+    async def _look_up(self, volume: str) -> Standing:
+        commits, tombstones = await asyncio.gather(committed(self._objects, volume), removed(self._objects, volume))
+        return Standing(frozenset(commits), frozenset(tombstones))
+
+    async def _list_names(self, _: None) -> list[str]:
+        return [name for name in await self._objects.folders(storage.VOLUMES) if is_volume_id(name)]
+
+    async def _current(self, names: Sequence[str]) -> AsyncIterator[VolumeRef]:
+        for batch in _batches(names):
+            standings = await asyncio.gather(*map(self._standing.get, batch))
+            for name, standing in zip(batch, standings, strict=True):
+                if standing.current is not None:
+                    yield VolumeRef(name, standing.current)
+
+    async def _read_record(self, ref: VolumeRef) -> MetadataRecord:
+        assert ref.revision is not None
+        body = await self._objects.get(storage.VOLUMES, storage.record(ref.volume, ref.revision))
+        return MetadataRecord.model_validate_json(body)
+
+    async def _record(self, ref: VolumeRef) -> MetadataRecord | None:
+        try:
+            return await self._records.get(ref)
+        except (ObjectMissingError, ValidationError) as error:
+            log.warning("record_unreadable", volume=str(ref), error=str(error))
+            return None
+
+    async def _list_labels(self, _: None) -> dict[str, list[str]]:
+        refs = [ref async for ref in self._current(await self._names.get(None))]
+        labels: dict[str, list[str]] = {}
+        for ref, record in zip(refs, await self.records(refs), strict=True):
+            if record is not None and record.metadata.core.labels_of:
+                labels.setdefault(record.metadata.core.labels_of.partition("@")[0], []).append(ref.volume)
+        return labels
+
+    async def _open_revision(self, ref: VolumeRef) -> OpenVolume:
+        opened = await open_volume(self._objects, self._context, ref)
+        log.info("opened", volume=str(ref), levels=len(opened.levels))
+        return opened
+
+
+def _pinned(ref: VolumeRef, standing: Standing) -> VolumeRef:
+    if not standing.committed and not standing.removed:
+        raise UnknownVolumeError(f"there is no volume {ref.volume}", hint="GET /v1/volumes lists what there is")
+    revision = standing.current if ref.revision is None else ref.revision
+    if revision is None or revision in standing.removed:
+        now = "" if standing.current is None else f"; its current revision is {ref.volume}@r{standing.current}"
+        raise RemovedVolumeError(f"{ref} was removed", hint=f"ingest it again{now}")
+    if revision not in standing.committed:
+        raise UnknownVolumeError(
+            f"{ref} is not committed", hint=f"its revisions are {', '.join(map(str, sorted(standing.committed)))}"
+        )
+    return VolumeRef(ref.volume, revision)
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
