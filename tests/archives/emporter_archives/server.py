@@ -118,8 +118,13 @@ class FileServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.stop()
+
+    def stop(self) -> None:
+        """Close every connection and listen no more; harmless when repeated."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
     def url(self, path: str = "/") -> str:
         return f"http://127.0.0.1:{self._port}{path}"
@@ -162,18 +167,24 @@ class FileServer:
         self._loop.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                first, *lines = head.rstrip().split("\r\n")
-                headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-                self.open_now += 1
-                self.open_most = max(self.open_most, self.open_now)
-                try:
-                    await self._answer(_Answer(self, writer, first.split(" ")[1], headers))
-                finally:
-                    self.open_now -= 1
-        writer.close()
+                await self._exchange(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.rstrip().split("\r\n")
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self.open_now += 1
+        self.open_most = max(self.open_most, self.open_now)
+        try:
+            await self._answer(_Answer(self, reader, writer, first.split(" ")[1], headers))
+        finally:
+            self.open_now -= 1
 
     async def _answer(self, answer: _Answer) -> None:
         path = answer.path
@@ -187,7 +198,7 @@ class FileServer:
         if isinstance(fault, Status):
             await answer.status(fault.code, fault.headers)
         elif isinstance(fault, Silence):
-            await asyncio.Event().wait()
+            await answer.nothing_more()
         elif file is None:
             await answer.status(404, {})
         else:
@@ -197,15 +208,28 @@ class FileServer:
 class _Answer:
     """One answer on one connection."""
 
-    def __init__(self, server: FileServer, writer: asyncio.StreamWriter, path: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        server: FileServer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        path: str,
+        headers: dict[str, str],
+    ) -> None:
         self.path = path
         self._server = server
+        self._reader = reader
         self._writer = writer
         self._asked = headers
 
     async def status(self, code: int, headers: dict[str, str] | object) -> None:
         said = dict(headers) if isinstance(headers, dict) else {}
         await self._head(code, {**said, "Content-Length": "0"})
+
+    async def nothing_more(self) -> None:
+        """Until the client has had enough."""
+        await self._reader.read()
+        raise ConnectionAbortedError
 
     async def file(self, file: File, fault: Fault | None) -> None:
         size = len(file.content)
@@ -250,7 +274,7 @@ class _Answer:
         cut = start + fault.after if isinstance(fault, Drop | Hangup | Stall) else stop
         await self._write(content, start, min(cut, stop), chunked=isinstance(fault, Unsized))
         if isinstance(fault, Stall):
-            await asyncio.Event().wait()
+            await self.nothing_more()
         if isinstance(fault, Drop):
             self._writer.transport.abort()
             raise ConnectionResetError

@@ -43,7 +43,8 @@ class FileRootSource:
         self._roots = {name: path.resolve() for name, path in roots.items()}
 
     async def resolve(self, request: IngestRequest, _: Context) -> Listing:
-        root, _, pattern = request.source_id.partition("/")
+        root, *rest = request.source_id.split("/", 1)
+        pattern = "".join(rest)
         where = root_folder(self._roots, root)
         if "**" in pattern:
             raise FileRootError(

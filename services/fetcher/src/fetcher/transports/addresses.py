@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fetcher.errors import HostRefusedError, PrivateAddressError, UnknownHostErr
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Host and port to addresses."""
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 _KEPT_IN_URLS = "%/:;,.?&=+@!$'()*~[]|-_"
 """What `quote` leaves alone: `%` among it, since what is quoted already must stay as it is."""
 
@@ -56,7 +58,7 @@ class HostPolicy:
             raise UrlRefusedError(
                 f"the URL of {host} holds credentials, which would be stored and shown", hint="serve the file without a password"
             )
-        if not name or any(c.isspace() or ord(c) < 32 for c in url):
+        if not (_is_literal(name) or _NAME.match(name)) or any(c.isspace() or ord(c) < 32 for c in parts.netloc):
             raise UrlRefusedError(f"{url[:200]!r} is no URL", hint="write it as a browser shows it")
         if not self.allows(name):
             raise HostRefusedError(f"host {host} is not allowed here", hint=f"an operator can add it to {self.setting}")
