@@ -1,12 +1,25 @@
 # One word each. `make install` is the set-up every other word stands on; it does its work once per lock file.
 PYTHON ?= python3
+PYTEST_ARGS ?=
 BIN := .venv/bin
 PACKAGES := contracts runtime readers services/fetcher services/converter services/cataloger services/block-server client
 STAMP := .venv/.installed
+UV_VERSION := 0.13.8
 
-.PHONY: install demo test check bench up down fmt lock schemas
+# Real sample files lie beside the repository on some machines; tests that need them skip where they don't.
+SAMPLES := $(wildcard ../shared/samples)
+EMPORTER_SAMPLES ?= $(if $(SAMPLES),$(abspath $(SAMPLES)))
+ifneq ($(EMPORTER_SAMPLES),)
+export EMPORTER_SAMPLES
+endif
 
-install: $(STAMP)
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench up down fmt lock schemas
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with everything; what follows does it by itself
 
 $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES))
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Emporter needs Python 3.11, 3.12 or 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
@@ -15,3 +28,43 @@ $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES))
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ./,$(PACKAGES))
 	@touch $@
+
+demo: install ## carry a small volume all the way, on this machine alone
+	@$(BIN)/emporter demo
+
+test: install ## every test (PYTEST_ARGS="-k name -x" to choose)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install ## format, lint, types, who imports whom, schemas, YAML
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m emporter_contracts.export --check
+	$(BIN)/python -m emporter_runtime.natsconf | diff deploy/nats/nats.conf -
+	$(BIN)/yamllint --strict -c deploy/yamllint.yml docker-compose.yml deploy
+
+fmt: install ## format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: install ## write contracts/schemas from the contracts
+	$(BIN)/python -m emporter_contracts.export
+
+bench: install ## measure, and write docs/benchmarks.md
+	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi
+
+up: .env ## the services in containers: docker compose, with MinIO and PostgreSQL
+	docker compose up --build --detach --wait
+
+down: ## stop the containers; their data stays (docker compose down --volumes removes it)
+	docker compose down
+
+.env: .env.example deploy/secrets.py
+	@$(PYTHON) deploy/secrets.py
+
+lock: install ## requirements.lock from every pyproject.toml, versions as new as they allow
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		$(foreach name,contracts runtime readers fetcher converter cataloger block-server,--no-emit-package emporter-$(name)) \
+		--no-emit-package emporter $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in --output-file requirements.lock
