@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import stamina
-from emporter_archives.server import FileServer
 
+from emporter_archives.server import FileServer
 from fetcher.transports.http import TRIES
 
 

@@ -73,7 +73,11 @@ def test_what_is_not_quoted_is_quoted_and_a_fragment_left_out() -> None:
 
 
 def test_the_host_that_is_checked_is_the_host_that_is_opened() -> None:
-    for tricky in ("http://good.example\\@evil.example/", "http://good.example#@evil.example/", "http://good.example?@evil.example/"):
+    for tricky in (
+        "http://good.example\\@evil.example/",
+        "http://good.example#@evil.example/",
+        "http://good.example?@evil.example/",
+    ):
         try:
             target = HostPolicy(("good.example",)).checked(tricky)
         except UrlRefusedError:

@@ -8,9 +8,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+
 from emporter_archives.faults import Drop, Hangup, Silence, Status, Swap
 from emporter_archives.server import Blocks, FileServer
-
 from emporter_contracts import storage
 from emporter_contracts.plans import SEGMENT_BYTES, Checksum, FetchPlan, Segments, Unit
 from emporter_runtime.errors import TransientError
@@ -52,7 +52,9 @@ async def planned(source: UrlSource, url: str, checksum: Checksum | None = None)
 async def stored(objects: Objects, plan: FetchPlan, n: int = 0) -> bytes:
     location = plan.objects[n].location
     assert isinstance(location, Segments)
-    return b"".join([await objects.get(storage.RAW, storage.segment(location.origin, k)) for k in range(plan.objects[n].segments)])
+    return b"".join(
+        [await objects.get(storage.RAW, storage.segment(location.origin, k)) for k in range(plan.objects[n].segments)]
+    )
 
 
 async def test_a_unit_is_in_the_store_as_the_archive_serves_it(archive: FileServer, source: UrlSource, objects: Objects) -> None:
@@ -135,7 +137,9 @@ async def test_segments_of_two_versions_are_never_mixed(archive: FileServer, sou
         await store_unit(plan, Unit(0, 1), source, objects)
 
 
-async def test_other_bytes_under_one_etag_are_noticed_where_they_meet(archive: FileServer, source: UrlSource, objects: Objects) -> None:
+async def test_other_bytes_under_one_etag_are_noticed_where_they_meet(
+    archive: FileServer, source: UrlSource, objects: Objects
+) -> None:
     plan = await planned(source, archive.put(PATH, SMALL, etag='"fixed"'))
     archive.misbehave(PATH, Silence())
     late = asyncio.create_task(store_unit(plan, Unit(0, 0), source, objects))
@@ -176,7 +180,7 @@ async def test_a_batch_is_stored_side_by_side_within_the_archives_patience(archi
     async with aclosing(store_units(plan, plan.batches[0], source, objects)) as units:
         done = {u.unit: u.sha256 async for u in units}
     assert done == {f"{n}-0": hashlib.sha256(content).hexdigest() for n, content in enumerate(data.values())}
-    assert list(done)[0] != "0-0"
+    assert next(iter(done)) != "0-0"
     assert archive.open_most <= source.connections
 
 
@@ -184,10 +188,10 @@ async def test_one_bad_object_stops_its_batch(objects: Objects) -> None:
     source = MemoryArchive({"a": b"1", "b": b"2", "c": b"3"}, connections=1)
     bad = an_object("b", 1, checksum=Checksum(algorithm="sha256", hex="f" * 64))
     plan = a_plan(an_object("a", 1), bad, an_object("c", 1))
-    with pytest.raises(ChecksumMismatchError):
-        async with aclosing(store_units(plan, plan.batches[0], source, objects)) as units:
-            async for _ in units:
-                pass
+    async with aclosing(store_units(plan, plan.batches[0], source, objects)) as units:
+        assert (await anext(units)).unit == "0-0"
+        with pytest.raises(ChecksumMismatchError):
+            await anext(units)
     assert source.fetched["c"] == 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
+
 from emporter_archives.faults import (
     Bare,
     Drop,
@@ -26,7 +27,6 @@ from emporter_archives.faults import (
     redirect,
 )
 from emporter_archives.server import FileServer
-
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import (
@@ -90,7 +90,9 @@ async def test_compression_is_declined_and_refused_when_it_comes_anyway(client: 
     assert {r.headers["accept-encoding"] for r in archive.requests} == {"identity"}
 
 
-@pytest.mark.parametrize("fault", [Drop(100_000), Hangup(100_000), Stall(100_000), LyingLength(50), SmallerRange(10_000)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [Drop(100_000), Hangup(100_000), Stall(100_000), LyingLength(50), SmallerRange(10_000)], ids=str
+)
 async def test_a_transfer_that_breaks_goes_on_where_it_broke(client: HttpClient, archive: FileServer, fault: Fault) -> None:
     there = await pinned(client, archive)
     archive.misbehave(PATH, fault)
@@ -101,7 +103,9 @@ async def test_a_transfer_that_breaks_goes_on_where_it_broke(client: HttpClient,
     assert archive.sent[PATH] < len(DATA) + 300_000
 
 
-@pytest.mark.parametrize("fault", [Drop(), Hangup(), Silence(), Stall(), Status(500), Status(502), Status(503), Status(408)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [Drop(), Hangup(), Silence(), Stall(), Status(500), Status(502), Status(503), Status(408)], ids=str
+)
 async def test_what_never_gets_better_is_the_jobs_to_wait_for(client: HttpClient, archive: FileServer, fault: Fault) -> None:
     there = await pinned(client, archive)
     archive.always(PATH, fault)
@@ -154,7 +158,13 @@ async def test_patience_may_be_a_date(client: HttpClient, archive: FileServer) -
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(404, NotInArchiveError), (410, NotInArchiveError), (403, ForbiddenError), (401, ForbiddenError), (400, ArchiveRefusedError)],
+    [
+        (404, NotInArchiveError),
+        (410, NotInArchiveError),
+        (403, ForbiddenError),
+        (401, ForbiddenError),
+        (400, ArchiveRefusedError),
+    ],
 )
 async def test_a_refusal_is_permanent_and_asked_for_once(
     client: HttpClient, archive: FileServer, status: int, error: type[EmporterError]
@@ -167,7 +177,9 @@ async def test_a_refusal_is_permanent_and_asked_for_once(
     assert len(archive.asked(PATH)) == 1
 
 
-@pytest.mark.parametrize("fault", [Swap(OTHER), Swap(OTHER + b"longer"), Swap(OTHER[:1000])], ids=["same size", "longer", "shorter"])
+@pytest.mark.parametrize(
+    "fault", [Swap(OTHER), Swap(OTHER + b"longer"), Swap(OTHER[:1000])], ids=["same size", "longer", "shorter"]
+)
 async def test_a_file_that_changed_is_never_mixed(client: HttpClient, archive: FileServer, fault: Swap) -> None:
     there = await pinned(client, archive)
     assert await client.read(there, 0, 100_000) == DATA[:100_000]
@@ -210,7 +222,9 @@ async def test_whole_files_only_is_said_before_anything_is_read(client: HttpClie
     assert await client.beginning(probe.pinned, 777) == DATA[:777]
 
 
-async def test_without_ranges_a_broken_transfer_starts_again_and_gives_no_byte_twice(client: HttpClient, archive: FileServer) -> None:
+async def test_without_ranges_a_broken_transfer_starts_again_and_gives_no_byte_twice(
+    client: HttpClient, archive: FileServer
+) -> None:
     there = await pinned(client, archive, ranges=False)
     archive.misbehave(PATH, Hangup(100_000), Hangup(50_000), Drop(200_000))
     assert await client.read(there, 0, len(DATA)) == DATA

@@ -133,7 +133,9 @@ class FileServer:
     def port(self) -> int:
         return self._port
 
-    def put(self, path: str, content: Content, *, etag: str | None = "", ranges: bool = True, modified: str | None = LAST_MODIFIED) -> str:
+    def put(
+        self, path: str, content: Content, *, etag: str | None = "", ranges: bool = True, modified: str | None = LAST_MODIFIED
+    ) -> str:
         """Serve `content`, with an etag made of it unless another (or none) is given; its URL."""
         self.files[path] = File(content, _etag(content) if etag == "" else etag, modified, ranges)
         return self.url(path)

@@ -20,7 +20,13 @@ def a_request(source: str = "url", source_id: str = "http://archive/volume.tif",
 
 def a_plan(*objects: PlannedObject, source: str = "url") -> FetchPlan:
     return FetchPlan(
-        job="job", revision=1, source=source, source_id="x", objects=objects, volumes=(), planned_at=datetime(2026, 1, 1, tzinfo=UTC)
+        job="job",
+        revision=1,
+        source=source,
+        source_id="x",
+        objects=objects,
+        volumes=(),
+        planned_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
 
 
