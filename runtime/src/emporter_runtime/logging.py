@@ -8,7 +8,7 @@ from typing import Literal
 
 import structlog
 
-NOISY = ("faststream", "nats", "uvicorn", "httpx", "httpcore", "aiosqlite", "tifffile")
+NOISY = ("alembic", "faststream", "nats", "uvicorn", "httpx", "httpcore", "aiosqlite", "tifffile")
 """Libraries whose informational lines say nothing a user of ours needs."""
 
 

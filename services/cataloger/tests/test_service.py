@@ -90,8 +90,10 @@ async def speaking(settings: Settings):
     """A bus that publishes."""
     bus = Bus(settings, "test")
     await bus.broker.connect()
-    yield bus
-    await bus.broker.stop()
+    try:
+        yield bus
+    finally:
+        await bus.broker.stop()
 
 
 async def say(bus: Bus, version: int, state: str, **fields) -> None:

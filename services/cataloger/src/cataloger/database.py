@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import aiosqlite
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from emporter_contracts.errors import EmporterError
@@ -75,6 +78,8 @@ class Database:
     async def migrate(self) -> None:
         """Bring the tables to the newest version. Of several processes at once one does it and the others wait."""
         with _faults():
+            if self.is_sqlite:
+                await _write_ahead(str(self._engine.url.database))
             async with self._writer.begin() as connection:
                 if not self.is_sqlite:
                     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -120,7 +125,7 @@ def _faults() -> Iterator[None]:
         yield
     except EmporterError:
         raise
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, NoConnectionFreeError) as error:
         if isinstance(error, DBAPIError) and not (error.connection_invalidated or _away(error)):
             raise
         reason = str(getattr(error, "orig", error)).split("\n", 1)[0]
@@ -135,6 +140,22 @@ def _away(error: DBAPIError) -> bool:
     return state.startswith(("08", "57P", "53")) or "database is locked" in str(error.orig)
 
 
+async def _write_ahead(path: str) -> None:
+    """Let readers of a SQLite file go on while one writes. Done once, it stays so in the file."""
+    async with aiosqlite.connect(path, isolation_level=None) as connection:
+        async with asyncio.timeout(BUSY_SECONDS):
+            while True:
+                try:
+                    await connection.execute("PRAGMA journal_mode = WAL")
+                except sqlite3.OperationalError as error:
+                    # This one statement does not wait for other processes, whatever busy_timeout says.
+                    if "locked" not in str(error):
+                        raise
+                    await asyncio.sleep(0.02)
+                else:
+                    return
+
+
 def _sqlite(url: str) -> AsyncEngine:
     path = make_url(url).database
     if path and path != ":memory:":
@@ -147,7 +168,6 @@ def _sqlite(url: str) -> AsyncEngine:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
         # An event is acknowledged after its transaction; NORMAL would lose that transaction with the machine's power.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter
 
 from cataloger.facts import fact_of_event, fact_of_status
 from cataloger.intake import Intake
@@ -26,11 +28,18 @@ EVENTS: dict[str, type[RunEvent]] = {
 """What the consumer `cataloger-events` delivers, by `ce-type`."""
 
 
-def read_event(body: bytes, delivery: Delivery) -> RunEvent:
-    """The event in a body, by its `ce-type`. Raises ValueError, which makes it a dead letter."""
-    kind = delivery.headers.get("ce-type", "")
+def _known(kind: str) -> str:
     if kind not in EVENTS:
-        raise ValueError(f"ce-type {kind!r} on {delivery.subject} is none the catalog knows")
+        raise ValueError(f"ce-type {kind!r} is none the catalog knows")
+    return kind
+
+
+_KIND: TypeAdapter[str] = TypeAdapter(Annotated[str, AfterValidator(_known)])
+
+
+def read_event(body: bytes, delivery: Delivery) -> RunEvent:
+    """The event in a body, by its `ce-type`. Raises pydantic.ValidationError, which makes it a dead letter."""
+    kind = _KIND.validate_python(delivery.headers.get("ce-type", ""))
     return EVENTS[kind].model_validate_json(body)
 
 

@@ -12,7 +12,7 @@ from emporter_runtime.settings import Settings
 class CatalogerSettings(Settings):
     """The settings every service has, and where the catalog lies."""
 
-    database_url: Annotated[str, Field(pattern=r"^(sqlite\+aiosqlite:///.*|postgresql\+asyncpg://.+)$")] = (
+    database_url: Annotated[str, Field(pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)$")] = (
         "sqlite+aiosqlite:///emporter-catalog.db"
     )
     """`sqlite+aiosqlite:///path` for one machine, `postgresql+asyncpg://user:password@host/database` for more."""

@@ -136,6 +136,10 @@ def _problems(app: FastAPI) -> None:
     async def unknown(request: Request, _: Exception) -> Response:
         return problem(404, "not_found", f"there is nothing at {request.url.path}", hint="/openapi.json lists the routes")
 
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        return problem(500, "internal", f"{type(error).__name__}: a fault of the catalog", hint="its log says more")
+
     @app.exception_handler(405)
     async def only_get(request: Request, _: Exception) -> Response:
         return problem(405, "method_not_allowed", f"{request.method} is not allowed here", hint="the catalog is only read")
