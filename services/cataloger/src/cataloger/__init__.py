@@ -1,0 +1,1 @@
+"""Events to a metadata store with queries."""
