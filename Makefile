@@ -60,8 +60,8 @@ up: .env ## the services in containers: docker compose, with MinIO and PostgreSQ
 down: ## stop the containers; their data stays (docker compose down --volumes removes it)
 	docker compose down
 
-.env: .env.example deploy/secrets.py
-	@$(PYTHON) deploy/secrets.py
+.env: .env.example deploy/make_env.py
+	@$(PYTHON) deploy/make_env.py
 
 lock: install ## requirements.lock from every pyproject.toml, versions as new as they allow
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
