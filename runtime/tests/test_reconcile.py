@@ -106,7 +106,7 @@ async def test_what_is_stored_is_in_the_ledger_again_and_nothing_else(tmp_path: 
         found = await reconcile(settings)
         status = await JobStore(bus, objects).read("a")
         assert status is not None
-        assert (status.state, status.run) == (JobState.PENDING, (1, 3))
+        assert (status.state, status.run) == (JobState.PENDING, (1, 4))
         ledger = Ledger(bus)
         units = [e async for e in ledger.entries(subjects.raw_objects_stored("a", 1), RawObjectStored)]
         assert [(e.unit, e.sha256) for e in units] == [("0-0", hashlib.sha256(b"good").hexdigest())]

@@ -93,7 +93,12 @@ class Reconciler:
         self.found.restored.append(job)
 
     async def _resume(self, job: str, revision: int, generation: int, claim: StoredRequest, known: JobStatus | None) -> None:
-        """The ledger first, the state last: a steward that sees the job finds what is done."""
+        """The ledger first, the state last: a steward that sees the job finds what is done.
+
+        A run the bus forgot begins a new generation, so that its states are later than all that anybody heard before.
+        """
+        if known is None:
+            generation += 1
         plan = await self._plans.plan(job, revision)
         if plan is not None:
             await self._restore_units(plan, generation)

@@ -134,10 +134,10 @@ class Intake:
         status = await self._jobs.read(job)
         wants_new = request.force != "no" or request.refresh
         if status is None:
-            ended = await self._ended(job, latest)
+            generation, ended = await self._last_generation(job, latest)
             if ended is None:
                 # Whoever claimed it is about to begin it, or was killed: beginning it twice begins it once.
-                begun = await self._start(job, request, latest)
+                begun = await self._start(job, request, latest, generation)
                 return begun.model_copy(update={"existing": True})
             if not wants_new:
                 return Accepted(job=job, revision=latest, generation=ended.generation, state=ended.state, existing=True)
@@ -166,25 +166,23 @@ class Intake:
             return await self.take(request, delivery)
         return await self._start(job, request, revision)
 
-    async def _start(self, job: str, request: IngestRequest, revision: int) -> Accepted:
-        """Begin the first generation of a claimed revision; all of it may happen again."""
-        status = await self._jobs.begin(job, request, revision, 1)
-        if status.run == (revision, 1) and status.state == JobState.PENDING:
+    async def _start(self, job: str, request: IngestRequest, revision: int, generation: int = 1) -> Accepted:
+        """Begin a generation of a claimed revision; all of it may happen again."""
+        status = await self._jobs.begin(job, request, revision, generation)
+        if status.run == (revision, generation) and status.state == JobState.PENDING:
             await self._order_plan(status)
-        return _accepted(status, existing=status.run != (revision, 1))
+        return _accepted(status, existing=status.run != (revision, generation))
 
     async def _order_plan(self, status: JobStatus) -> None:
         command = PlanFetch(job=status.job, revision=status.revision, generation=status.generation)
         await self._bus.command(subjects.fetch_plan(status.job), command, "FETCH", "fetch.plan")
 
-    async def _ended(self, job: str, revision: int) -> RunNote | None:
-        """The end of a revision's last generation, as the store remembers it."""
+    async def _last_generation(self, job: str, revision: int) -> tuple[int, RunNote | None]:
+        """The highest generation of a revision (1 where none was begun), and its end, as the store remembers them."""
         names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
-        started = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
-        if not started:
-            return None
-        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, max(started)))
-        return RunNote.model_validate_json(body) if body else None
+        last = max((int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()), default=1)
+        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, last))
+        return last, RunNote.model_validate_json(body) if body else None
 
 
 def _accepted(status: JobStatus, *, existing: bool) -> Accepted:
