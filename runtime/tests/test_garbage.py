@@ -26,9 +26,10 @@ from emporter_contracts.plans import (
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, removed
 from emporter_runtime.garbage import Collected, Collector
-from emporter_runtime.jobstore import RunNote, now
+from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
+from emporter_runtime.runs import RunNote
 from emporter_runtime.testing_bus import provisioned
 
 DAYS = 86400.0

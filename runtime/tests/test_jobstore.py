@@ -17,10 +17,11 @@ from emporter_contracts.events import LevelComplete, RawObjectStored
 from emporter_contracts.jobs import JobState
 from emporter_runtime.bus import Bus
 from emporter_runtime.errors import StoppedError, TransientError
-from emporter_runtime.jobstore import JobStore, RunNote, now, tally
+from emporter_runtime.jobstore import JobStore, now, tally
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.provision import provision
+from emporter_runtime.runs import RunNote
 from emporter_runtime.stewarding import Steward, next_commands
 from emporter_runtime.testing_bus import provisioned
 

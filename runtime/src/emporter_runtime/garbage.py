@@ -20,12 +20,13 @@ from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import FetchPlan, InboxKey, ManifestObject, PlannedObject, Segments
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, read_commit, removed
-from emporter_runtime.jobstore import RunNote, now
+from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import ObjectInfo, Objects
 from emporter_runtime.plans import StoredPlans
 from emporter_runtime.removal import delete_below, remove
+from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
 
 RESUMABLE = timedelta(days=7)
@@ -96,13 +97,8 @@ class Collector:
             for folder in await self._objects.folders(storage.RAW, storage.job_prefix(job)):
                 revision = storage.run_revision(folder)
                 if revision is not None:
-                    yield _Run(job, revision, await self._end(job, revision), await self._plans.plan(job, revision))
-
-    async def _end(self, job: str, revision: int) -> RunNote | None:
-        names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
-        started = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
-        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, max(started))) if started else None
-        return RunNote.model_validate_json(body) if body else None
+                    _, ended = await last_generation(self._objects, job, revision)
+                    yield _Run(job, revision, ended, await self._plans.plan(job, revision))
 
     async def _collected(self, run: _Run) -> bool:
         """Whether the run's work went: it ended long ago and nothing of it was committed."""

@@ -16,13 +16,14 @@ import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
 from emporter_contracts import storage, subjects
-from emporter_contracts.commands import IngestRequest, JobCommand, Message, Refusal
+from emporter_contracts.commands import IngestRequest, JobCommand, Refusal
 from emporter_contracts.jobs import JobState, JobStatus, Tally, Waiting, check_move
 from emporter_contracts.plans import FetchPlan
 from emporter_runtime.bus import WRONG_LAST_SEQUENCE, Bus
 from emporter_runtime.errors import StoppedError, TransientError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.runs import RunNote
 
 RETRY_SECONDS = (5.0, 300.0)
 """First and longest wait before a unit that met a transient failure is tried again; doubled while it stays so."""
@@ -30,17 +31,6 @@ RETRY_SECONDS = (5.0, 300.0)
 log = get_logger(__name__)
 
 Decision = Callable[[JobStatus | None], JobStatus | None]
-
-
-class RunNote(Message):
-    """`generations/<n>.json` and `.ended.json`: when a run was started or ended, and as what."""
-
-    job: str
-    revision: int
-    generation: int
-    at: datetime
-    state: str
-    error: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)

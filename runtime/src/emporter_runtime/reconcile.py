@@ -18,12 +18,13 @@ from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
 from emporter_contracts.plans import SEGMENT_BYTES, ConversionPlan, FetchPlan, Manifest, Segments, StoredRequest, Unit, VolumePlan
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import read_commit
-from emporter_runtime.jobstore import JobStore, RunNote, tally
+from emporter_runtime.jobstore import JobStore, tally
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.provision import provision
+from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
 
 log = get_logger(__name__)
@@ -67,7 +68,7 @@ class Reconciler:
         claim = await self._plans.request(job, latest) if latest is not None else None
         if latest is None or claim is None:
             return
-        generation, ended = await self._generation(job, latest)
+        generation, ended = await last_generation(self._objects, job, latest)
         known = await self._jobs.read(job)
         if ended is not None:
             await self._restore_ended(job, latest, claim, ended, known)
@@ -75,14 +76,6 @@ class Reconciler:
         if known is not None and not known.state.running:
             return
         await self._resume(job, latest, generation, claim, known)
-
-    async def _generation(self, job: str, revision: int) -> tuple[int, RunNote | None]:
-        """The highest generation of a run, and its end where it ended."""
-        names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
-        numbers = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
-        generation = max(numbers, default=1)
-        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, generation))
-        return generation, RunNote.model_validate_json(body) if body else None
 
     async def _restore_ended(
         self, job: str, revision: int, claim: StoredRequest, ended: RunNote, known: JobStatus | None

@@ -31,8 +31,8 @@ from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPla
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus, Tally, Waiting
 from emporter_contracts.plans import StoredRequest
-from emporter_runtime.jobstore import RunNote
 from emporter_runtime.objects import Objects, json_bytes
+from emporter_runtime.runs import RunNote
 
 
 class World:

@@ -20,9 +20,9 @@ from emporter_contracts.ids import is_volume_id, job_of
 from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
 from emporter_contracts.plans import FetchPlan, StoredRequest
 from emporter_runtime.commits import committed
-from emporter_runtime.jobstore import RunNote
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.runs import RunNote
 
 log = get_logger(__name__)
 

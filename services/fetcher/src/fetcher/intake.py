@@ -14,9 +14,10 @@ from emporter_contracts.errors import RefusedError
 from emporter_contracts.jobs import JobState, JobStatus
 from emporter_contracts.plans import FetchPlan, StoredRequest
 from emporter_runtime.bus import Bus, Delivery
-from emporter_runtime.jobstore import JobStore, RunNote, now
+from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.runs import last_generation
 
 Planner = Callable[[IngestRequest, str, int], Awaitable[FetchPlan]]
 
@@ -134,7 +135,7 @@ class Intake:
         status = await self._jobs.read(job)
         wants_new = request.force != "no" or request.refresh
         if status is None:
-            generation, ended = await self._last_generation(job, latest)
+            generation, ended = await last_generation(self._objects, job, latest)
             if ended is None:
                 # Whoever claimed it is about to begin it, or was killed: beginning it twice begins it once.
                 begun = await self._start(job, request, latest, generation)
@@ -176,13 +177,6 @@ class Intake:
     async def _order_plan(self, status: JobStatus) -> None:
         command = PlanFetch(job=status.job, revision=status.revision, generation=status.generation)
         await self._bus.command(subjects.fetch_plan(status.job), command, "FETCH", "fetch.plan")
-
-    async def _last_generation(self, job: str, revision: int) -> tuple[int, RunNote | None]:
-        """The highest generation of a revision (1 where none was begun), and its end, as the store remembers them."""
-        names = await self._objects.names(storage.RAW, storage.run_prefix(job, revision) + "generations/")
-        last = max((int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()), default=1)
-        body = await self._objects.find(storage.RAW, storage.generation_ended(job, revision, last))
-        return last, RunNote.model_validate_json(body) if body else None
 
 
 def _accepted(status: JobStatus, *, existing: bool) -> Accepted:
