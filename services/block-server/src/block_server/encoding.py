@@ -81,7 +81,8 @@ def grey(plane: NDArray[Any], window: Window | None) -> NDArray[np.uint8]:
     for first in range(0, plane.shape[0], rows):
         band = plane[first : first + rows].astype(np.float64)
         band -= window.low
-        band *= 255 / (window.high - window.low)
+        band *= 255
+        band /= window.high - window.low
         np.clip(np.nan_to_num(band, copy=False, nan=0.0), 0, 255, out=band)
         np.rint(band, out=band)
         out[first : first + rows] = band

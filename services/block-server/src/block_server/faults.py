@@ -13,13 +13,15 @@ from starlette.responses import Response
 
 from block_server.errors import BlockServerError
 from emporter_contracts.errors import EmporterError, InvalidValueError
-from emporter_runtime.errors import TransientError
+from emporter_runtime.errors import RuntimeFaultError, TransientError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import StoreRefusedError
 from emporter_runtime.problems import problem, problem_of
 
 NOT_KEPT = {"cache-control": "no-store"}
 """404 and 410 may be cached without being told; a volume may be there a moment later."""
+
+_STORE_HINT = "ask again in a moment; if it stays so, the operator finds the reason in the block-server's log"
 
 log = get_logger(__name__)
 
@@ -67,6 +69,9 @@ async def _ours(_: Request, error: Exception) -> Response:
     status, headers = _status(error)
     if status >= 500:
         log.warning("not_served", code=error.code, error=str(error))
+    if isinstance(error, RuntimeFaultError):
+        # Its message tells where the store is and what it said: the log's business, not the reader's.
+        return problem(status, error.code, "the store does not answer as it should", _STORE_HINT, NOT_KEPT | headers)
     return problem_of(error, status, NOT_KEPT | headers)
 
 

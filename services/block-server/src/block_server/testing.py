@@ -24,6 +24,7 @@ from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Commit, Licence, Role, Tombstone
 from emporter_contracts.records import Core, Metadata, MetadataRecord, Statistics, Technical, exact, finite
 from emporter_runtime.objects import Objects, json_bytes
+from emporter_runtime.settings import StoreSettings
 
 MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -46,6 +47,7 @@ class Made:
     caveats: tuple[Caveat, ...] = ()
     description: str = ""
     zeros_stored: bool = True
+    digest: str = "0" * 64
     levels: list[NDArray[Any]] = field(default_factory=list)
     """The levels as they were stored, filled by `commit`."""
 
@@ -67,7 +69,7 @@ def commit(objects: Objects, made: Made) -> Made:
     put = objects.put_sync
     put(storage.VOLUMES, storage.record(made.name, made.revision), json_bytes(_record(made)))
     put(storage.VOLUMES, root + "zarr.json", json.dumps(_group(made)).encode())
-    done = Commit(volume=made.name, revision=made.revision, digest="0" * 64, job=job_of(made.name), committed_at=MADE_AT)
+    done = Commit(volume=made.name, revision=made.revision, digest=made.digest, job=job_of(made.name), committed_at=MADE_AT)
     put(storage.VOLUMES, storage.commit(made.name, made.revision), json_bytes(done))
     return made
 
@@ -184,3 +186,24 @@ def _statistics(made: Made) -> Statistics:
         return Statistics(minimum=low, maximum=high)
     black, white = np.percentile(values, [0.1, 99.9])
     return Statistics(minimum=low, maximum=high, window=(float(black), float(white)))
+
+
+@dataclass(frozen=True)
+class House:
+    """A running server, and the store behind it."""
+
+    url: str
+    objects: Objects
+    settings: BlockServerSettings
+
+    def commit(self, made: Made) -> Made:
+        """Store and commit a volume."""
+        return commit(self.objects, made)
+
+
+@contextmanager
+def house_on(store: StoreSettings, **settings: Any) -> Iterator[House]:
+    """The server over a store, with whatever settings differ from the defaults."""
+    chosen = BlockServerSettings(**(store.model_dump() | settings))
+    with running(chosen) as url:
+        yield House(url, Objects.open(chosen), chosen)

@@ -25,6 +25,8 @@ router = APIRouter(tags=["zarr"])
 
 PIECE = 4 * 2**20
 """Bytes asked of the store at once. Each piece is a request of its own, so a slow reader holds two of them and no connection."""
+LONGEST_KEY = 200
+"""Characters; none of ours has more than 60, and no store chokes on fewer than 255."""
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The object", "content": {"application/octet-stream": {}, "application/json": {}}},
@@ -82,7 +84,7 @@ async def _object(request: Request, v: str, key: str) -> tuple[OpenVolume, str, 
             pinned=f"{base_url(request)}/zarr/{volume.ref}.ome.zarr/{key}",
         )
     assert volume.ref.revision is not None
-    if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable():
+    if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable() or len(key) > LONGEST_KEY:
         raise _no_such(volume, key)
     return volume, storage.zarr_root(volume.ref.volume, volume.ref.revision) + key, etag(volume, "zarr", key)
 

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from block_server.testing import House, Made, house_on
+from emporter_runtime.testing import file_store
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Made]]:
+    rng = np.random.default_rng(4)
+    with house_on(file_store(tmp_path_factory.mktemp("view"))) as house:
+        made = house.commit(
+            Made(rng.integers(0, 256, (20, 30, 40), dtype="u1"), name="shown", description="</script><script>alert(1)</script>")
+        )
+        house.commit(
+            Made(rng.integers(0, 2**63, (20, 30, 40), dtype="u8"), name="names", role="labels", voxel_size_nm=(None, 8, 8))
+        )
+        yield house, made
+
+
+def test_the_page_needs_nothing_from_elsewhere(shown):
+    house, _ = shown
+    for path in ("/", "/view/shown", "/view/shown@r1"):
+        answer = httpx.get(house.url + path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", answer.text)
+        assert not re.search(r"@import|url\(", answer.text)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "@@" not in answer.text
+
+
+def test_a_plain_name_shows_one_revision_throughout(shown):
+    house, _ = shown
+    text = httpx.get(f"{house.url}/view/shown").text
+    assert '"ref": "shown@r1"' in text
+
+
+def test_the_index_links_every_volume_and_trusts_no_description(shown):
+    house, _ = shown
+    text = httpx.get(house.url).text
+    assert '<a href="view/shown@r1">' in text
+    assert '<a href="view/names@r1">' in text
+    assert "<script>alert" not in text
+    assert "<script>alert" not in httpx.get(f"{house.url}/view/shown").text
+
+
+def test_an_empty_store_says_so(tmp_path: Path):
+    with house_on(file_store(tmp_path)) as house:
+        assert "no volume is committed yet" in httpx.get(house.url).text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    page.close()
+    assert faults == []
+
+
+def pixels(page: Page, axis: str, slice_url: str) -> np.ndarray:
+    """The grey values on a canvas once it shows the slice asked for."""
+    expect(page.locator(f"#plane-{axis}")).to_have_attribute("data-shown", re.compile(re.escape(slice_url)))
+    shape, values = page.evaluate(
+        """id => { const canvas = document.getElementById(id);
+                   const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+                   return [[canvas.height, canvas.width, 4], Array.from(data)]; }""",
+        f"plane-{axis}",
+    )
+    rgba = np.array(values, np.uint8).reshape(shape)
+    assert (rgba[..., 3] == 255).all()
+    assert (rgba[..., 0] == rgba[..., 1]).all()
+    assert (rgba[..., 0] == rgba[..., 2]).all()
+    return rgba[..., 0]
+
+
+@pytest.mark.browser
+def test_the_three_canvases_are_the_three_slices(shown, page: Page):
+    house, made = shown
+    page.goto(f"{house.url}/view/shown#level=0&z=5&y=6&x=7&window=auto")
+    for cut, (axis, index) in enumerate([("z", 5), ("y", 6), ("x", 7)]):
+        assert np.array_equal(pixels(page, axis, f"/slice/{axis}/{index}?level=0"), np.take(made.voxels, index, cut))
+    expect(page.locator("#position")).to_have_text("z, y, x = 5, 6, 7 (level 0 voxels) = 200.0, 48.0, 56.0 nm")
+
+
+@pytest.mark.browser
+def test_sliders_levels_and_contrast_change_what_is_shown_and_the_link(shown, page: Page):
+    house, made = shown
+    page.goto(f"{house.url}/view/shown")
+    page.locator("#slide-z").fill("11")
+    assert np.array_equal(pixels(page, "z", "/slice/z/11?level=0"), made.voxels[11])
+    assert "z=11" in page.url
+    page.locator("#level").select_option("1")
+    assert np.array_equal(pixels(page, "z", "/slice/z/5?level=1"), made.levels[1][5])
+    assert "level=1" in page.url
+    page.locator("#contrast").select_option("own")
+    page.locator("#low").fill("100")
+    page.locator("#high").fill("200")
+    page.locator("#high").press("Tab")
+    got = pixels(page, "z", "/slice/z/5?level=1&window=100%2C200")
+    expected = np.rint(np.clip((made.levels[1][5].astype(float) - 100) * 255 / 100, 0, 255))
+    assert np.array_equal(got, expected)
+    assert "window=100,200" in page.url
+    page.reload()
+    assert np.array_equal(pixels(page, "z", "/slice/z/5?level=1&window=100%2C200"), expected)
+
+
+@pytest.mark.browser
+def test_a_click_moves_the_other_two_planes(shown, page: Page):
+    house, _ = shown
+    page.goto(f"{house.url}/view/shown#z=5&y=6&x=7")
+    box = page.locator("#plane-z").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 20.5 / 40, box["y"] + box["height"] * 9.5 / 30)
+    expect(page.locator("#position")).to_contain_text("5, 9, 20")
+
+
+@pytest.mark.browser
+def test_labels_of_64_bits_and_unknown_sizes_are_shown_too(shown, page: Page):
+    house, _ = shown
+    page.goto(f"{house.url}/view/names@r1#z=1&y=2&x=3")
+    assert pixels(page, "z", "/slice/z/1?level=0").shape == (30, 40)
+    expect(page.locator("#position")).to_contain_text("?, 16.0, 24.0 nm")
+    expect(page.locator("#fault")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_a_fault_is_said_on_the_page(shown, page: Page):
+    house, _ = shown
+    page.goto(f"{house.url}/view/shown#window=9,1")
+    expect(page.locator("#fault")).to_contain_text("empty: write window=low,high")
