@@ -82,8 +82,7 @@ class StackPlan:
             write_private(self.files.root / "s3.json", self._s3_config())
         else:
             (self.files.root / "store").mkdir(mode=0o700, exist_ok=True)
-        settings = {name.removeprefix("EMPORTER_").lower(): value for name, value in self._connections().items()}
-        write_private(self.files.operator, json.dumps(settings, indent=2) + "\n")
+        write_private(self.files.operator, json.dumps(self._operator_settings(), indent=2) + "\n")
 
     def servers(self) -> list[ProcessSpec]:
         """What the services stand on."""
@@ -173,6 +172,12 @@ class StackPlan:
             services=NatsUser("services", secrets["nats_services"]),
             client=NatsUser("client", secrets["nats_client"]),
         )
+
+    def _operator_settings(self) -> dict[str, str]:
+        """The services' settings by field: an operator command must wait as they do, and know what they know."""
+        own = ("HTTP_HOST", "HTTP_PORT", "FILE_ROOTS")
+        given = {n.removeprefix("EMPORTER_"): v for n, v in self._service_environment(0).items() if n.startswith("EMPORTER_")}
+        return {name.lower(): value for name, value in given.items() if name not in own}
 
     def _connections(self) -> dict[str, str]:
         """EMPORTER_… that say where things are, with the services' credentials."""

@@ -1,0 +1,195 @@
+"""The Python client, asynchronous. `emporter.client` is the same for code without an event loop, and for notebooks.
+
+async with aio.connect() as emporter:
+    accepted = await emporter.ingest(IngestRequest(source="url", source_id="https://…"))
+    async for state in emporter.watch(accepted.job): …
+    volume = await emporter.volume(accepted.job)
+    voxels = await volume.block(origin=(0, 0, 0), shape=(128, 128, 128))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from emporter.connection import Connection, find_connection
+from emporter_contracts.commands import Accepted, Control, IngestRequest
+from emporter_contracts.geometry import Index3, Shape3
+from emporter_contracts.ids import VolumeRef, job_of
+from emporter_contracts.jobs import JobStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from emporter.bus import BusClient
+    from emporter.uploading import Told, Upload
+    from emporter.web import Document, WebClient
+    from emporter_contracts.events import Progress
+    from emporter_contracts.plans import PlanSummary
+
+Outside = Literal["error", "constant", "reflect", "edge"]
+"""What to give for voxels outside the volume."""
+
+
+def connect(stack: Path | str | None = None) -> AsyncClient:
+    """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
+
+    Connects when first needed. Raises NoStackError.
+    """
+    return AsyncClient(find_connection(Path(stack) if stack is not None else None))
+
+
+class AsyncClient:
+    """Everything one can ask of a stack. Belongs to one event loop; close it, or use it in `async with`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._bus_client: BusClient | None = None
+        self._web_client: WebClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        if self._bus_client is not None:
+            await self._bus_client.close()
+        if self._web_client is not None:
+            await self._web_client.close()
+
+    async def plan(self, request: IngestRequest) -> PlanSummary:
+        """What an ingest would do: objects, bytes, volumes, room. Nothing is stored. Raises RefusedByServiceError."""
+        return await self._bus.plan(request)
+
+    async def ingest(self, request: IngestRequest) -> Accepted:
+        """Bring an archive entry in; returns when the request is taken, long before the volume is there.
+
+        Raises RefusedByServiceError with the code, UnreachableError where nobody takes it.
+        """
+        return await self._bus.ingest(request)
+
+    async def upload(self, paths: Sequence[Path | str], name: str | None = None, told: Told = lambda _: None) -> Upload:
+        """Send files, or folders of slices, to the inbox: one upload is one dataset. `upload.request()` asks for its ingest.
+
+        Interrupted and called again with the same files it sends what is missing. Raises MistakeError.
+        """
+        from emporter import uploading
+        from emporter_runtime.objects import Objects
+
+        given = [Path(path) for path in paths]
+        files = uploading.collect(given)
+        return await uploading.upload(Objects.open(self.connection.inbox()), files, name or uploading.default_name(given), told)
+
+    async def status(self, job: str) -> JobStatus:
+        """Where a job stands, from the bus. Raises MistakeError where there is none."""
+        return await self._bus.status(job)
+
+    def watch(self, job: str) -> AsyncIterator[JobStatus | Progress]:
+        """Each newer state of a job, the present one first, until it has ended; in between its workers' Progress."""
+        return self._bus.watch(job)
+
+    async def wait(self, job: str) -> JobStatus:
+        """The state in which a job ended: complete, failed or cancelled."""
+        last: JobStatus | None = None
+        async for state in self.watch(job):
+            last = state if isinstance(state, JobStatus) else last
+        assert last is not None
+        return last
+
+    async def cancel(self, job: str) -> Accepted:
+        """Stop a job. Raises RefusedByServiceError where it has ended, or is being committed."""
+        return await self._bus.control(job, Control(action="cancel"))
+
+    async def retry(self, job: str) -> Accepted:
+        """Go on with a failed or cancelled job where it stopped. Raises RefusedByServiceError."""
+        return await self._bus.control(job, Control(action="retry"))
+
+    async def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
+        """Every job the catalog knows, the newest first."""
+        found = self._web.items("/v1/jobs", state=state, source=source)
+        return [JobStatus.model_validate(item) async for item in found]
+
+    async def volumes(self, q: str | None = None, **filters: Any) -> list[Document]:
+        """The catalog's rows; `q` are words to be found in them. Filters: source, status, modality, max_voxel_nm, sort."""
+        return [row async for row in self._web.items("/v1/volumes", q=q, **filters)]
+
+    async def record(self, volume: str) -> Document:
+        """The metadata record of `<volume>` or `<volume>@r<N>`. Raises RefusedByServiceError where there is none."""
+        return await self._web.record(VolumeRef.parse(volume))
+
+    async def volume(self, volume: str) -> AsyncVolume:
+        """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""
+        return AsyncVolume(self._web, await self._web.volume(VolumeRef.parse(volume)))
+
+    async def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
+        """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""
+        ref = VolumeRef.parse(volume)
+        if ref.revision is not None:
+            return await self._web.block(ref, origin, shape, level, outside)
+        return await (await self.volume(volume)).block(origin, shape, level, outside)
+
+    async def volumes_of(self, job: str) -> list[str]:
+        """The volumes a job has committed, pinned to its revision."""
+        status = await self.status(job)
+        return [f"{v.volume}@r{status.revision}" for v in status.volumes if v.committed]
+
+    @property
+    def _bus(self) -> BusClient:
+        if self._bus_client is None:
+            from emporter.bus import BusClient
+
+            self._bus_client = BusClient(self.connection)
+        return self._bus_client
+
+    @property
+    def _web(self) -> WebClient:
+        if self._web_client is None:
+            from emporter.web import WebClient
+
+            self._web_client = WebClient(self.connection)
+        return self._web_client
+
+
+@dataclass(frozen=True)
+class AsyncVolume:
+    """One revision of one volume: what is read from it never changes, whatever becomes of the volume meanwhile."""
+
+    _web: WebClient
+    info: dict[str, Any]
+
+    @property
+    def ref(self) -> VolumeRef:
+        return VolumeRef.parse(self.info["ref"])
+
+    @property
+    def job(self) -> str:
+        return job_of(self.ref.volume)
+
+    @property
+    def shape(self) -> Shape3:
+        """Voxels of level 0, z, y, x."""
+        z, y, x = self.info["shape"]
+        return (z, y, x)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        import numpy as np
+
+        dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
+        return dtype
+
+    @property
+    def voxel_size_nm(self) -> tuple[float | None, float | None, float | None]:
+        """Of level 0, z, y, x; None where nobody knows."""
+        z, y, x = self.info["voxel_size_nm"]
+        return (z, y, x)
+
+    async def block(self, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
+        """One box of voxels (z, y, x) of a level, C order, of the volume's dtype."""
+        return await self._web.block(self.ref, origin, shape, level, outside)

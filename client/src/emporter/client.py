@@ -1,0 +1,170 @@
+"""The Python client for scripts and notebooks: the verbs of `emporter.aio`, each returning when it is done.
+
+    with client.connect() as emporter:
+        upload = emporter.upload(["stack.tif"])
+        job = emporter.ingest(upload.request()).job
+        emporter.wait(job)
+        voxels = emporter.block(job, origin=(0, 0, 0), shape=(128, 128, 128))
+
+It works inside a running event loop as well (a notebook's): its own loop runs in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from emporter import aio
+from emporter.aio import AsyncClient, AsyncVolume, Outside
+from emporter_contracts.commands import Accepted, IngestRequest
+from emporter_contracts.geometry import Index3, Shape3
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.jobs import JobStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from emporter.uploading import Told, Upload
+    from emporter.web import Document
+    from emporter_contracts.events import Progress
+    from emporter_contracts.plans import PlanSummary
+
+T = TypeVar("T")
+
+
+def connect(stack: Path | str | None = None) -> Client:
+    """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
+
+    Connects when first needed. Raises NoStackError.
+    """
+    return Client(aio.connect(stack))
+
+
+class _LoopThread:
+    """An event loop that runs in a thread until it is closed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="emporter-client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`. Interrupted (Ctrl-C), it is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Client:
+    """Everything one can ask of a stack. May be used from several threads. Close it, or use it in `with`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._async = client
+        self._thread = _LoopThread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections, and end the thread."""
+        self._thread.run(self._async.close())
+        self._thread.close()
+
+    def plan(self, request: IngestRequest) -> PlanSummary:
+        """What an ingest would do: objects, bytes, volumes, room. Nothing is stored. Raises RefusedByServiceError."""
+        return self._thread.run(self._async.plan(request))
+
+    def ingest(self, request: IngestRequest) -> Accepted:
+        """Bring an archive entry in; returns when the request is taken, long before the volume is there."""
+        return self._thread.run(self._async.ingest(request))
+
+    def upload(self, paths: Sequence[Path | str], name: str | None = None, told: Told = lambda _: None) -> Upload:
+        """Send files, or folders of slices, to the inbox; `upload.request()` asks for their ingest. Raises MistakeError."""
+        return self._thread.run(self._async.upload(paths, name, told))
+
+    def status(self, job: str) -> JobStatus:
+        """Where a job stands. Raises MistakeError where there is none."""
+        return self._thread.run(self._async.status(job))
+
+    def watch(self, job: str) -> Iterator[JobStatus | Progress]:
+        """Each newer state of a job, the present one first, until it has ended; in between its workers' Progress."""
+        states = self._async.watch(job)
+        while (state := self._thread.run(_next(states))) is not None:
+            yield state
+
+    def wait(self, job: str) -> JobStatus:
+        """The state in which a job ended: complete, failed or cancelled."""
+        return self._thread.run(self._async.wait(job))
+
+    def cancel(self, job: str) -> Accepted:
+        """Stop a job. Raises RefusedByServiceError where it has ended, or is being committed."""
+        return self._thread.run(self._async.cancel(job))
+
+    def retry(self, job: str) -> Accepted:
+        """Go on with a failed or cancelled job where it stopped. Raises RefusedByServiceError."""
+        return self._thread.run(self._async.retry(job))
+
+    def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
+        """Every job the catalog knows, the newest first."""
+        return self._thread.run(self._async.jobs(state=state, source=source))
+
+    def volumes(self, q: str | None = None, **filters: Any) -> list[Document]:
+        """The catalog's rows; `q` are words to be found in them. Filters: source, status, modality, max_voxel_nm, sort."""
+        return self._thread.run(self._async.volumes(q, **filters))
+
+    def record(self, volume: str) -> Document:
+        """The metadata record of `<volume>` or `<volume>@r<N>`."""
+        return self._thread.run(self._async.record(volume))
+
+    def volume(self, volume: str) -> Volume:
+        """A volume to read from, pinned to the revision it has now."""
+        return Volume(self._thread.run(self._async.volume(volume)), self._thread)
+
+    def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
+        """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""
+        return self._thread.run(self._async.block(volume, origin, shape, level, outside))
+
+    def volumes_of(self, job: str) -> list[str]:
+        """The volumes a job has committed, pinned to its revision."""
+        return self._thread.run(self._async.volumes_of(job))
+
+
+class Volume:
+    """One revision of one volume: what is read from it never changes, whatever becomes of the volume meanwhile."""
+
+    def __init__(self, volume: AsyncVolume, thread: _LoopThread) -> None:
+        self._volume = volume
+        self._thread = thread
+        self.info: dict[str, Any] = volume.info
+        self.ref: VolumeRef = volume.ref
+        self.shape: Shape3 = volume.shape
+        self.voxel_size_nm = volume.voxel_size_nm
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._volume.dtype
+
+    def block(self, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
+        """One box of voxels (z, y, x) of a level, C order, of the volume's dtype."""
+        return self._thread.run(self._volume.block(origin, shape, level, outside))
+
+
+async def _next(states: AsyncIterator[T]) -> T | None:
+    return await anext(states, None)

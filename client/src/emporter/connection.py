@@ -1,0 +1,87 @@
+"""Where the stack is that one talks to: `--stack DIR`, else EMPORTER_… in the environment, else `./.emporter`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emporter.errors import NoStackError
+from emporter.stack.files import DEFAULT_FOLDER, StackFiles, StackInfo
+
+if TYPE_CHECKING:
+    from emporter_runtime.settings import StoreSettings
+
+POINTERS = ("EMPORTER_NATS_URL", "EMPORTER_CATALOG_URL", "EMPORTER_BLOCKS_URL")
+"""Any of these in the environment says that a stack elsewhere is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a client needs to know. An empty URL is one that nobody told us. `place` is how people name this stack."""
+
+    place: str
+    nats: str
+    nats_user: str | None
+    nats_password: str | None
+    catalog: str
+    blocks: str
+    stack: StackFiles | None = None
+
+    def inbox(self) -> StoreSettings:
+        """The store with the key that may read and write the inbox."""
+        from emporter_runtime.settings import StoreSettings
+
+        info = self.stack.info() if self.stack is not None else None
+        if info is None:
+            return StoreSettings()
+        return StoreSettings(
+            store_url=info.store,
+            s3_endpoint=info.s3,
+            s3_region="us-east-1",
+            s3_access_key=info.inbox_access_key,
+            s3_secret_key=info.inbox_secret_key,  # type: ignore[arg-type]  # pydantic makes the secret of it
+        )
+
+
+def find_connection(folder: Path | None = None) -> Connection:
+    """The stack in `folder`, or the one that is meant where nobody says. Raises NoStackError."""
+    if folder is not None:
+        return _embedded(StackFiles.at(folder), f"emporter up --data {folder}")
+    if any(os.environ.get(name) for name in POINTERS):
+        return _from_environment()
+    return _embedded(StackFiles.at(DEFAULT_FOLDER), "emporter up")
+
+
+def _embedded(files: StackFiles, command: str) -> Connection:
+    info = files.info()
+    if info is None:
+        raise NoStackError(f"there is no stack in {files.root}", hint=f"start one with {command}, or name one with --stack DIR")
+    if not info.live:
+        raise NoStackError(f"the stack in {files.root} is down", hint=f"start it with {command}")
+    return _connection(files, info)
+
+
+def _connection(files: StackFiles, info: StackInfo) -> Connection:
+    return Connection(
+        place=f"the stack in {files.root}",
+        nats=info.nats,
+        nats_user=info.nats_user,
+        nats_password=info.nats_password,
+        catalog=info.catalog,
+        blocks=info.blocks,
+        stack=files,
+    )
+
+
+def _from_environment() -> Connection:
+    told = os.environ.get
+    return Connection(
+        place="the stack EMPORTER_… in the environment points at",
+        nats=told("EMPORTER_NATS_URL", ""),
+        nats_user=told("EMPORTER_NATS_USER"),
+        nats_password=told("EMPORTER_NATS_PASSWORD"),
+        catalog=told("EMPORTER_CATALOG_URL", "").rstrip("/"),
+        blocks=told("EMPORTER_BLOCKS_URL", "").rstrip("/"),
+    )
