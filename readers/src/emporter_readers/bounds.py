@@ -1,9 +1,10 @@
-"""A box must lie inside the volume it is read from."""
+"""Limits every reader keeps."""
 
 from __future__ import annotations
 
 from emporter_contracts.geometry import Box, Shape3
-from emporter_readers.errors import OutsideVolumeError
+from emporter_contracts.plans import MAX_VOLUMES
+from emporter_readers.errors import AmbiguousContentError, OutsideVolumeError
 
 
 def require_within(box: Box, shape: Shape3, name: str) -> None:
@@ -14,3 +15,12 @@ def require_within(box: Box, shape: Shape3, name: str) -> None:
         f"{name}: box {list(box.start)}..{list(box.stop)} leaves the volume of {list(shape)} voxels",
         hint="ask for a box inside the volume; nothing is padded",
     )
+
+
+def require_few(volumes: int, name: str) -> None:
+    """Raises AmbiguousContentError where one request would make more than MAX_VOLUMES volumes."""
+    if volumes > MAX_VOLUMES:
+        raise AmbiguousContentError(
+            f"{name}: holds {volumes} volumes, one request makes {MAX_VOLUMES} at most",
+            hint="choose by select.series, select.channel and select.time, or say by axes that what looks like time is z",
+        )

@@ -118,14 +118,14 @@ def _same(read: NDArray[Any], expected: NDArray[Any]) -> None:
 
 
 def tiff_bytes(array: NDArray[Any], **options: Any) -> bytes:
-    """A TIFF file of `array`, written by tifffile."""
+    """A TIFF file of `array`, written by tifffile; grey unless `photometric` says otherwise."""
     file = io.BytesIO()
-    tifffile.imwrite(file, array, **options)
+    tifffile.imwrite(file, array, **{"photometric": "minisblack", **options})
     return file.getvalue()
 
 
-def volumes_of(sources: Sequence[ByteSource], hints: Hints = Hints()) -> dict[str, NDArray[Any]]:
+def volumes_of(sources: Sequence[ByteSource], hints: Hints | None = None) -> dict[str, NDArray[Any]]:
     """Every volume in `sources`, whole, by the name of its series."""
-    found = discover(sources, hints)
+    found = discover(sources, hints or Hints())
     readers = {volume.series: open_volume([sources[k] for k in volume.objects], volume) for volume in found}
     return {series: reader.read(Box.whole(reader.shape)) for series, reader in readers.items()}

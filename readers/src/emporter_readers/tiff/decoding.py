@@ -45,10 +45,8 @@ def raw_pixels(layout: Layout, data: bytes | memoryview, shape: tuple[int, ...])
 
 def _decoded(page: Page, shape: tuple[int, int, int, int], data: bytes) -> NDArray[Any] | None:
     layout = page.layout
-    if layout.compression in JPEG:
-        return _image(page, shape, _jpeg(page, data))
     if layout.compression not in BYTE_CODECS | {UNCOMPRESSED}:
-        return _image(page, shape, tifffile.TIFF.DECOMPRESSORS[layout.compression](data))
+        return _image(page, shape, data)
     if layout.lsb_first:
         data = bytes(imagecodecs.bitorder_decode(data))
     most = layout.cell.depth * layout.cell.rows * layout.row_bytes
@@ -85,8 +83,28 @@ def _unpredicted(layout: Layout, plain: bytes, shape: tuple[int, int, int, int])
     return pixels
 
 
-def _jpeg(page: Page, data: bytes) -> Any:
+def _image(page: Page, shape: tuple[int, int, int, int], data: bytes) -> NDArray[Any] | None:
+    """Of a codec whose data says its own shape: decoded only where that, and the dtype, are the page's."""
     layout = page.layout
+    if shape[0] != 1:
+        return None
+    samples = shape[3:] if shape[3] > 1 else ()
+    for rows in dict.fromkeys((shape[1], layout.cell.rows)):
+        # Codecs compare `out` with their header before they decode anything: no image is larger than it should be.
+        pixels = np.empty((rows, shape[2], *samples), layout.dtype)
+        try:
+            _image_into(page, data, pixels)
+        except ValueError:
+            continue
+        return pixels.reshape(1, rows, *shape[2:])[:, : shape[1]]
+    return None
+
+
+def _image_into(page: Page, data: bytes, out: NDArray[Any]) -> None:
+    layout = page.layout
+    if layout.compression not in JPEG:
+        tifffile.TIFF.DECOMPRESSORS[layout.compression](data, out=out)
+        return
     colorspace: int | None = None
     outcolorspace: int | None = None
     if layout.planar:
@@ -95,19 +113,6 @@ def _jpeg(page: Page, data: bytes) -> Any:
         outcolorspace = JPEG_RGB
         if layout.photometric == RGB and data[6:10] != b"JFIF":
             colorspace = JPEG_RGB
-    return tifffile.TIFF.DECOMPRESSORS[7](
-        data, tables=page.jpeg_tables, colorspace=colorspace, outcolorspace=outcolorspace, bitspersample=layout.bits
+    tifffile.TIFF.DECOMPRESSORS[7](
+        data, tables=page.jpeg_tables, colorspace=colorspace, outcolorspace=outcolorspace, bitspersample=layout.bits, out=out
     )
-
-
-def _image(page: Page, shape: tuple[int, int, int, int], image: Any) -> NDArray[Any] | None:
-    """The result of an image codec, if it is of the dtype and shape the page says."""
-    layout = page.layout
-    pixels = np.asarray(image)
-    if pixels.dtype != layout.dtype:
-        return None
-    rows, columns = (pixels.shape[0], pixels.shape[1]) if pixels.ndim >= 2 else (0, 0)
-    depth, wanted_rows, wanted_columns, samples = shape
-    if depth != 1 or pixels.size != rows * columns * samples or columns != wanted_columns or rows < wanted_rows:
-        return None
-    return pixels.reshape(1, rows, columns, samples)[:, :wanted_rows]

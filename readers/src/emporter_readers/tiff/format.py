@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from emporter_contracts.commands import Select
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.plans import Caveat
+from emporter_readers.bounds import require_few
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
 from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.sampling import role_of, sample_boxes
@@ -54,32 +55,30 @@ class TiffFormat:
     def discover(self, sources: Sequence[ByteSource], hints: Hints) -> list[FoundVolume]:
         files = _headers(sources)
         series = _all_series(files, sources)
-        everything = [choice for k, one in enumerate(series) for choice in _choices(k, one, hints, len(series), files[0].name)]
+        wanted = [k for k in range(len(series)) if hints.select.series in (None, k)]
+        everything = [choice for k in wanted for choice in _choices(k, series, hints, files[0].name)]
         chosen = [choice for choice in everything if _selected(choice.select, hints.select)]
         if not chosen:
             raise AmbiguousContentError(
                 f"{files[0].name}: holds nothing that {_said(hints.select)} selects",
                 hint=f"it holds {len(everything)} volumes in {len(series)} series; leave the selection out to see them",
             )
+        require_few(len(chosen), files[0].name)
         level = hints.select.level or 0
-        return [_found(sources, files, choice, hints, level, alone=len(everything) == 1) for choice in chosen]
+        return [_found(sources, files, choice, hints, level, alone=len(series) == len(everything) == 1) for choice in chosen]
 
     def open(self, sources: Sequence[ByteSource], found: FoundVolume) -> Reader:
         files = _headers(sources)
         series = _all_series(files, sources)
         hints = Hints(select=found.select, axes=found.axes, rgb=found.rgb)
-        for number, one in enumerate(series):
-            if number != (found.select.series or 0):
-                continue
-            for choice in _choices(number, one, hints, len(series), files[0].name):
-                if _selected(choice.select, found.select):
-                    return _opened(sources, files, choice, found)
+        number = found.select.series or 0
+        for choice in _choices(number, series, hints, files[0].name) if number < len(series) else ():
+            if _selected(choice.select, found.select):
+                return _opened(sources, files, choice, found)
         raise CorruptObjectError(f"{files[0].name}: no longer holds {_said(found.select)}", hint="plan the ingest again")
 
 
 def _opened(sources: Sequence[ByteSource], files: Sequence[Headers], choice: _Choice, found: FoundVolume) -> TiffReader:
-    if isinstance(choice.samples, str) and found.rgb is None:
-        choice = replace(choice, samples="grey")
     reader = _reader(sources, files, choice, found.select.level or 0)
     if reader.shape != found.shape or reader.dtype.name != found.dtype:
         raise CorruptObjectError(
@@ -153,12 +152,11 @@ def _described(layout: Layout) -> str:
     return f"{layout.length} x {layout.width}{samples} {layout.dtype}"
 
 
-def _choices(number: int, series: Series, hints: Hints, count: int, name: str) -> Iterator[_Choice]:
+def _choices(number: int, everything: Sequence[Series], hints: Hints, name: str) -> Iterator[_Choice]:
+    series = everything[number]
     layout = series.layout
     if layout.refusal:
-        if hints.select.series not in (None, number):
-            return
-        others = f", or say select.series to take another of the {count} series" if count > 1 else ""
+        others = f", or say select.series to take another of the {len(everything)} series" if len(everything) > 1 else ""
         raise UnsupportedContentError(f"{series.pages[0].label}: {layout.refusal}", hint=layout.hint + others)
     axes = placed(series, hints.axes, name)
     samples: list[Samples] = _samples(layout, hints, series.pages[0].label)

@@ -67,13 +67,19 @@ class ContiguousPages(Sequence[Page]):
 
 def file_series(headers: Headers, size: int) -> list[Series]:
     """The series of one file of `size` bytes that is not OME. Raises CorruptObjectError."""
-    pages = [page for page in headers.pages if not page.reduced] or headers.pages
+    pages = _whole_pages(headers.pages)
     first = pages[0]
     if imagej := _imagej(first.description):
         return [_imagej_series(imagej, pages, size, headers.name)]
-    if _shaped(first.description) is not None:
+    if _shaped(first) is not None:
         return _shaped_series(pages, size)
     return [_plain_series(list(run)) for _, run in groupby(pages, key=lambda page: page.layout.image)]
+
+
+def _whole_pages(pages: list[Page]) -> list[Page]:
+    """Without thumbnails, lower resolutions and masks. A page as large as the image is none, whatever it is marked as."""
+    first = next((page for page in pages if not page.reduced), pages[0])
+    return [page for page in pages if not page.reduced or page.layout.image == first.layout.image]
 
 
 def _plain_series(pages: list[Page]) -> Series:
@@ -118,24 +124,25 @@ def _count(meta: dict[str, Any], key: str, name: str) -> int:
     return int(value)
 
 
-def _shaped(description: str) -> dict[str, Any] | None:
+def _shaped(page: Page) -> dict[str, Any] | None:
     """What tifffile notes of the array it wrote, as JSON: `shape` and perhaps `axes`, `truncated`, `name`."""
-    if not description.startswith('{"shape":'):
+    if not page.description.startswith('{"shape":'):
         return None
     try:
-        meta = json.loads(description)
+        meta = json.loads(page.description)
     except ValueError:
-        return None
+        meta = None
     shape = meta.get("shape") if isinstance(meta, dict) else None
-    good = isinstance(shape, list) and shape and all(isinstance(n, int) and n > 0 for n in shape)
-    return meta if good else None
+    if not isinstance(shape, list) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise CorruptObjectError(f"{page.label}: its description of an array is damaged", hint=REWRITE)
+    return dict(meta)
 
 
 def _shaped_series(pages: list[Page], size: int) -> list[Series]:
     found: list[Series] = []
     start = 0
     while start < len(pages):
-        meta = _shaped(pages[start].description)
+        meta = _shaped(pages[start])
         if meta is None:
             run = next(list(run) for _, run in groupby(pages[start:], key=lambda page: page.layout.image))
             found.append(_plain_series(run))
@@ -144,6 +151,10 @@ def _shaped_series(pages: list[Page], size: int) -> list[Series]:
         series, used = _one_shaped(meta, pages[start:], size)
         found.append(series)
         start += used
+        if start < len(pages) and not _shaped(pages[start]) and pages[start].layout.image == series.layout.image:
+            raise CorruptObjectError(
+                f"{pages[start].label}: is one more than the {used} pages of shape {meta['shape']} before it", hint=REWRITE
+            )
     return found
 
 
@@ -161,7 +172,7 @@ def _one_shaped(meta: dict[str, Any], pages: list[Page], size: int) -> tuple[Ser
     names = str(meta.get("axes", ""))
     names = names[: len(outer)] if len(names) == len(shape) else ""
     axes = "".join(axis if axis in "zct" else UNNAMED for axis in names.lower()) or UNNAMED * len(outer)
-    alone = len(pages) == 1 or _shaped(pages[1].description) is not None
+    alone = len(pages) == 1 or _shaped(pages[1]) is not None
     if count > 1 and (meta.get("truncated") or alone):
         members: Sequence[Page] = _following(first, count, size, "the description")
         used = 1

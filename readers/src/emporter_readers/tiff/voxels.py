@@ -42,7 +42,8 @@ def tag_voxel_size(said: Mapping[str, Any]) -> VoxelSize:
     (ResolutionUnit inch or centimetre), where they give a pixel under 0.1 mm, and where they are none of the usual print
     resolutions: 72, 96, 100, 150, 200, 300, 600 or 1200 dots per inch, or these converted to or taken for dots per centimetre.
     """
-    factor = NM_PER_RESOLUTION_UNIT.get(said.get("ResolutionUnit", 2))
+    unit = said.get("ResolutionUnit", 2)
+    factor = NM_PER_RESOLUTION_UNIT.get(unit) if isinstance(unit, int) else None
     x, y = (_reciprocal(said.get(tag)) for tag in ("XResolution", "YResolution"))
     sizes = (None if n is None or factor is None else n * factor for n in (y, x))
     y_nm, x_nm = (nm if nm is not None and _plausible(nm) else None for nm in sizes)
