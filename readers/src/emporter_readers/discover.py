@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from emporter_readers.dm.format import DmFormat
 from emporter_readers.errors import UnsupportedContentError
 from emporter_readers.magic import what_it_is
 from emporter_readers.ordering import natural_order
@@ -12,7 +13,7 @@ from emporter_readers.tiff.format import TiffFormat
 
 __all__ = ["FORMATS", "discover", "natural_order", "open_volume"]
 
-FORMATS: tuple[Format, ...] = (TiffFormat(),)
+FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat())
 """In the order they are asked."""
 
 
