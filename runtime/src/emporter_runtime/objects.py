@@ -35,6 +35,11 @@ REQUEST_TIMEOUT = timedelta(seconds=60)
 RETRIES = 3
 """Of one request inside the client, before the failure is the caller's."""
 
+STREAM_PART_BYTES = 8 * 2**20
+"""Of one part of a streamed object. S3 takes at most 10,000 parts, so past 80 GB parts must be larger."""
+STREAM_PARTS = 4
+"""Parts of one streamed object on their way at once."""
+
 Store = LocalStore | MemoryStore | S3Store
 
 
@@ -114,7 +119,7 @@ class Objects:
         with _faults(bucket, key):
             return obstore.put(self._stores[bucket], key, data, use_multipart=False)["e_tag"]
 
-    async def create(self, bucket: str, key: str, data: bytes | bytearray) -> bool:
+    async def create(self, bucket: str, key: str, data: bytes | memoryview) -> bool:
         """Write an object unless one is there; whether it was written. Of several at once exactly one is told True.
 
         The buffer may be kept as it is by an in-memory store: don't write to it afterwards.
@@ -126,11 +131,35 @@ class Objects:
                 return False
         return True
 
+    async def put_stream(self, bucket: str, key: str, pieces: AsyncIterator[bytes], part_bytes: int = STREAM_PART_BYTES) -> None:
+        """Write one object of any length from pieces of any size, holding a few parts of `part_bytes` in memory.
+
+        The object appears when the last piece is stored. An error of ours that `pieces` raises is raised here, and nothing appears.
+        """
+        with _faults(bucket, key):
+            await obstore.put_async(
+                self._stores[bucket], key, pieces, use_multipart=True, chunk_size=part_bytes, max_concurrency=STREAM_PARTS
+            )
+
     async def create_same(self, bucket: str, key: str, data: bytes) -> None:
         """Write an object that may be there already with just these bytes. Raises ConflictError for other bytes."""
         if await self.create(bucket, key, data):
             return
         if await self.get(bucket, key) != data:
+            raise ConflictError(f"{bucket}/{key} exists with other content")
+
+    def create_sync(self, bucket: str, key: str, data: bytes) -> bool:
+        """`create` for worker threads."""
+        with _faults(bucket, key):
+            try:
+                obstore.put(self._stores[bucket], key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def create_same_sync(self, bucket: str, key: str, data: bytes) -> None:
+        """`create_same` for worker threads."""
+        if not self.create_sync(bucket, key, data) and self.get_sync(bucket, key) != data:
             raise ConflictError(f"{bucket}/{key} exists with other content")
 
     async def get(self, bucket: str, key: str) -> bytes:
@@ -148,6 +177,13 @@ class Objects:
         """The whole object, None where there is none."""
         try:
             return await self.get(bucket, key)
+        except ObjectMissingError:
+            return None
+
+    def find_sync(self, bucket: str, key: str) -> bytes | None:
+        """`find` for worker threads."""
+        try:
+            return self.get_sync(bucket, key)
         except ObjectMissingError:
             return None
 
@@ -205,6 +241,11 @@ class Objects:
             async for page in obstore.list(self._stores[bucket], prefix or None, chunk_size=1000):
                 for meta in page:
                     yield _info(meta)
+
+    def sizes_sync(self, bucket: str, prefix: str) -> dict[str, int]:
+        """Bytes of every object below `prefix` by key, for worker threads."""
+        with _faults(bucket, prefix):
+            return {meta["path"]: meta["size"] for page in obstore.list(self._stores[bucket], prefix or None) for meta in page}
 
     async def folders(self, bucket: str, prefix: str = "") -> list[str]:
         """Names of the folders directly below `prefix`, sorted, without slashes."""
@@ -269,6 +310,10 @@ class Objects:
         if self._settings.s3_endpoint:
             spec["endpoint"] = self._settings.s3_endpoint
         return spec
+
+    def store(self, bucket: str) -> Store:
+        """The bucket as obstore has it, for other libraries that read through it."""
+        return self._stores[bucket]
 
     def free_bytes(self) -> int | None:
         """Room left on the disk under the store, None where that can't be known."""

@@ -42,6 +42,7 @@ from fetcher.errors import (
     SourceChangedError,
     UrlRefusedError,
 )
+from fetcher.transports import addresses
 from fetcher.transports.addresses import HostPolicy
 from fetcher.transports.http import FRESH_START_BYTES, MAX_HOPS, TRIES, HttpClient, HttpLimits
 from fetcher.transports.replies import Pinned
@@ -354,15 +355,38 @@ async def test_an_unknown_name_is_a_typing_mistake_before_the_first_byte_only(ar
     await client.close()
 
 
-async def test_a_redirect_to_a_private_address_is_refused(archive: FileServer) -> None:
+async def test_a_redirect_to_a_private_address_is_refused(archive: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The loopback server plays a public one, so that the first hop is taken and the second one judged.
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
+
     async def by_name(host: str, port: int) -> list[str]:
         return ["127.0.0.1"] if host == "public.example" else ["10.1.2.3"]
 
-    archive.always(PATH, redirect(f"http://inside.example:{archive.port}/secret"))
-    policy = HostPolicy(("public.example", "inside.example"))
-    client = HttpClient(policy, resolve=by_name)
-    # The loopback server plays a public one: only the second hop is judged here.
-    client._pool._network_backend._allow_private = False
-    with pytest.raises(PrivateAddressError):
+    client = HttpClient(HostPolicy(("*",)), resolve=by_name)
+    archive.always(PATH, redirect("http://inside.example/secret"))
+    with pytest.raises(PrivateAddressError) as refused:
         await client.probe(f"http://public.example:{archive.port}{PATH}")
+    assert "inside.example" in refused.value.message
+    assert len(archive.requests) == 1
     await client.close()
+
+
+async def test_a_redirect_from_https_to_http_is_refused(client: HttpClient) -> None:
+    with pytest.raises(UrlRefusedError):
+        client._hop(HERE.checked("https://localhost/a"), "http://localhost/a")
+    assert client._hop(HERE.checked("http://localhost/a"), "https://localhost/b").url == "https://localhost/b"
+
+
+async def test_a_version_that_is_no_longer_said_is_not_believed(client: HttpClient, archive: FileServer) -> None:
+    there = await pinned(client, archive, ranges=False)
+    archive.misbehave(PATH, Bare())
+    with pytest.raises(SourceChangedError):
+        await client.read(there, 0, len(DATA))
+
+
+async def test_a_server_that_drops_validators_from_ranges_it_was_asked_to_check_is_believed(
+    client: HttpClient, archive: FileServer
+) -> None:
+    there = await pinned(client, archive)
+    archive.misbehave(PATH, Bare())
+    assert await client.read(there, 100, 200) == DATA[100:200]

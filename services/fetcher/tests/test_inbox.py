@@ -11,10 +11,11 @@ from emporter_contracts.plans import FetchPlan, InboxKey, Unit
 from emporter_readers.errors import CorruptObjectError
 from emporter_runtime.objects import Objects
 from fetcher.downloading import store_unit
-from fetcher.errors import ChecksumMismatchError, InboxRefusedError, SourceChangedError
+from fetcher.errors import ChecksumMismatchError, InboxRefusedError
 from fetcher.gate import Gate
-from fetcher.sources.inbox import INDEX, PIECE_BYTES, InboxSource
+from fetcher.sources.inbox import INDEX, InboxSource
 from fetcher.sources.protocol import Context, Listing
+from fetcher.stored import PIECE_BYTES
 from fetcher.testing import a_plan, a_request
 
 FILES = {f"run/slice_{n}.tif": random.Random(n).randbytes(1000 + n) for n in (10, 9, 1)}
@@ -146,5 +147,5 @@ async def test_a_file_that_shrank_since_it_was_planned_is_noticed(objects: Objec
     upload = await uploaded(objects, {"v.tif": bytes(5000)})
     listing = await listed(source, upload)
     await objects.put(storage.INBOX, f"{upload}/v.tif", bytes(4000))
-    with pytest.raises(SourceChangedError):
+    with pytest.raises(CorruptObjectError):
         await store_unit(plan_of(listing), Unit(0, 0), source, objects)

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import numpy as np
+
 from emporter_contracts import storage
 from emporter_contracts.plans import SEGMENT_BYTES, FetchPlan, PlannedObject, Segments, Unit
 from emporter_runtime.errors import ObjectMissingError
@@ -19,7 +21,10 @@ from emporter_runtime.objects import Objects
 from fetcher import checksums
 from fetcher.errors import ArchiveMisbehavesError, RangesIgnoredError, SourceChangedError
 from fetcher.sources.protocol import Source
+from fetcher.stored import stored_pieces
 
+HASHED_AT_ONCE = 4 * 2**20
+"""Bytes handed to the hashing thread: enough that the hand-over costs nothing."""
 FORCE_HINT = "ingest it again with --force fetch"
 
 log = get_logger(__name__)
@@ -122,16 +127,18 @@ async def _read_in_place(planned: PlannedObject, k: int, source: Source) -> str:
 
 
 class _Cutter:
-    """Cuts a stream of pieces into segments, hashed on the way."""
+    """Cuts a stream of pieces into segments, hashed on the way: off the loop, a stretch behind what arrives."""
 
     def __init__(self, name: str, pieces: AsyncIterator[bytes]) -> None:
         self._name = name
         self._pieces = pieces
         self._rest = memoryview(b"")
 
-    async def next(self, size: int) -> tuple[bytearray, str]:
+    async def next(self, size: int) -> tuple[memoryview, str]:
         """The next `size` bytes and their sha256. Raises ArchiveMisbehavesError where the stream ends before."""
-        data, held, digest = bytearray(size), 0, checksums.new_digest("sha256")
+        # numpy asks for huge pages: touching a fresh bytearray of 64 MiB costs as much as receiving it.
+        data, held, hashed = np.empty(size, np.uint8).data, 0, 0
+        digest, hashing = checksums.new_digest("sha256"), asyncio.ensure_future(asyncio.sleep(0))
         while held < size:
             if not self._rest:
                 self._rest = memoryview(await anext(self._pieces, b""))
@@ -139,13 +146,17 @@ class _Cutter:
                 raise ArchiveMisbehavesError(f"{self._name} ended {size - held} bytes early", hint="ingest it again")
             taken = self._rest[: size - held]
             data[held : held + len(taken)] = taken
-            digest.update(taken)
             held += len(taken)
             self._rest = self._rest[len(taken) :]
+            if held - hashed >= HASHED_AT_ONCE or held == size:
+                await hashing
+                hashing = asyncio.ensure_future(asyncio.to_thread(digest.update, data[hashed:held]))
+                hashed = held
+        await hashing
         return data, digest.hexdigest()
 
 
-async def _put(planned: PlannedObject, key: str, data: bytearray, sha256: str, objects: Objects) -> None:
+async def _put(planned: PlannedObject, key: str, data: memoryview, sha256: str, objects: Objects) -> None:
     """Put a segment unless it is there; what is there must be the same bytes."""
     if await objects.create(storage.RAW, key, data):
         return
@@ -162,7 +173,7 @@ async def _kept(objects: Objects, key: str, size: int) -> str | None:
     if info.size != size:
         raise SourceChangedError(f"{storage.RAW}/{key} has {info.size} bytes, planned are {size}", hint=FORCE_HINT)
     digests = {"sha256": checksums.new_digest("sha256")}
-    async with aclosing(objects.stream(storage.RAW, key)) as pieces:
+    async with aclosing(stored_pieces(objects, storage.RAW, key, 0, size)) as pieces:
         async for piece in pieces:
             await checksums.updated(digests, piece)
     log.debug("segment_kept", key=key, bytes=size)

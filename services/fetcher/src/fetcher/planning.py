@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -17,8 +19,8 @@ from emporter_contracts.errors import RefusedError
 from emporter_contracts.geometry import AXES, Box, Shape3, VoxelSize
 from emporter_contracts.plans import MAX_VOLUMES, Caveat, FetchPlan, PlannedObject, PlannedVolume, Role, Segments
 from emporter_readers.discover import discover
-from emporter_readers.protocol import FoundVolume, Hints
-from emporter_runtime.errors import InsufficientStorageError
+from emporter_readers.protocol import ByteSource, FoundVolume, Hints
+from emporter_runtime.errors import InsufficientStorageError, StoppedError
 from fetcher.errors import RegionOutsideError, TooManyVolumesError
 from fetcher.sources.protocol import Context, Listing, Part, Source
 
@@ -94,12 +96,35 @@ def random_origin(shape: Shape3, box: Shape3, seed: int) -> tuple[int, int, int]
     return (z, y, x)
 
 
+class _Stoppable:
+    """A ByteSource that can be taken away from a reader in a thread: threads can't be cancelled, their next read can fail."""
+
+    def __init__(self, inner: ByteSource, given_up: threading.Event) -> None:
+        self.name = inner.name
+        self.size = inner.size
+        self._inner = inner
+        self._given_up = given_up
+
+    def read(self, start: int, stop: int) -> bytes:
+        if self._given_up.is_set():
+            raise StoppedError(f"reading the headers of {self.name} was given up")
+        return self._inner.read(start, stop)
+
+
 async def _found(request: IngestRequest, part: Part, listing: Listing, source: Source) -> list[FoundVolume]:
     """The volumes of one part; positions are of the part's own objects."""
     opened = [source.open(listing.objects[n]) for n in part.objects]
     role = request.role if request.role != "auto" else _role_of(request, part) or "auto"
     hints = Hints(select=request.select, axes=request.axes, rgb=request.rgb, role=role)
-    return await asyncio.to_thread(discover, opened, hints)
+    given_up = threading.Event()
+    # A thread of its own: in the shared ones, readers that wait for the loop could keep it from resolving names and hashing.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="headers")
+    try:
+        stoppable = [_Stoppable(inner, given_up) for inner in opened]
+        return await asyncio.get_running_loop().run_in_executor(thread, discover, stoppable, hints)
+    finally:
+        given_up.set()
+        thread.shutdown(wait=False)
 
 
 def _role_of(request: IngestRequest, part: Part) -> Role | None:

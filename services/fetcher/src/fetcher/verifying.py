@@ -17,6 +17,7 @@ from fetcher import checksums
 from fetcher.downloading import FORCE_HINT, store_unit
 from fetcher.errors import ChecksumMismatchError
 from fetcher.sources.protocol import Source
+from fetcher.stored import stored_pieces
 
 OBJECTS_AT_ONCE = 4
 """Looked at or hashed at once: the manifest of thousands of small objects must not take a round trip each."""
@@ -113,7 +114,8 @@ class _Run:
 
     def _pieces(self, planned: PlannedObject, unit: Unit) -> AsyncGenerator[bytes, None]:
         if isinstance(planned.location, Segments):
-            return self._objects.stream(storage.RAW, storage.segment(planned.location.origin, unit.segment))
+            key = storage.segment(planned.location.origin, unit.segment)
+            return stored_pieces(self._objects, storage.RAW, key, 0, self._plan.unit_bytes(unit))
         start = unit.segment * SEGMENT_BYTES
         return self._source.fetch(planned, start, start + self._plan.unit_bytes(unit))
 

@@ -7,7 +7,6 @@ is read.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator
 from pathlib import PurePosixPath
@@ -22,16 +21,15 @@ from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource
 from emporter_runtime.errors import ObjectMissingError
 from emporter_runtime.objects import Objects
-from fetcher.errors import CHANGED_HINT, InboxRefusedError, SourceChangedError
+from fetcher.errors import InboxRefusedError
 from fetcher.gate import Gate
 from fetcher.sources.protocol import Context, Listing
+from fetcher.stored import stored_pieces
 from fetcher.transports.reading import CachedSource
 
 INDEX = ".emporter.json"
 MAX_INDEX_BYTES = 64 * 2**20
 """Of an index: a quarter of a million files; a larger one is no index of ours."""
-PIECE_BYTES = 8 * 2**20
-"""Of one read from the store."""
 
 _SOURCE_ID = re.compile(rf"(?P<name>.+)-(?P<upload>[0-9a-f]{{{ids.HASH_LENGTH}}})\Z")
 _AGAIN = "upload the files again: emporter ingest PATH"
@@ -81,28 +79,11 @@ class InboxSource:
 
         return CachedSource(planned.path, planned.bytes, read)
 
-    async def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        key = _key(planned)
-        ahead = [asyncio.ensure_future(self._piece(key, start, stop))]
-        try:
-            for position in range(start, stop, PIECE_BYTES):
-                # The next piece is on its way while this one is hashed.
-                ahead.append(asyncio.ensure_future(self._piece(key, position + PIECE_BYTES, stop)))
-                piece = await ahead.pop(0)
-                if len(piece) != min(PIECE_BYTES, stop - position):
-                    raise SourceChangedError(f"{planned.path} is shorter than it was", hint=CHANGED_HINT)
-                yield piece
-        finally:
-            for task in ahead:
-                task.cancel()
-            await asyncio.gather(*ahead, return_exceptions=True)
+    def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        return stored_pieces(self._objects, storage.INBOX, _key(planned), start, stop)
 
     async def close(self) -> None:
         return
-
-    async def _piece(self, key: str, start: int, stop: int) -> bytes:
-        end = min(start + PIECE_BYTES, stop)
-        return await self._objects.get_range(storage.INBOX, key, start, end) if start < end else b""
 
     async def _index(self, upload: str) -> UploadIndex:
         key = f"{upload}/{INDEX}"

@@ -147,6 +147,8 @@ def _is_literal(host: str) -> bool:
 
 
 async def _resolved(host: str, port: int) -> list[str]:
+    if _is_literal(host):
+        return [host]
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)

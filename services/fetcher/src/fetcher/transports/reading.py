@@ -66,7 +66,10 @@ class CachedSource:
 
 
 def from_thread(read: Callable[[int, int], Awaitable[bytes]]) -> ReadRange:
-    """`read`, which belongs to the running event loop, for worker threads. Call it in the loop."""
+    """`read`, which belongs to the running event loop, for worker threads. Call it in the loop.
+
+    The threads must not be those of the loop's default executor: all of them waiting here, none would be left for the loop.
+    """
     loop = asyncio.get_running_loop()
 
     async def reading(start: int, stop: int) -> bytes:

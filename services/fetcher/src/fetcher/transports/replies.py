@@ -64,9 +64,10 @@ class Pinned:
             self.changed(f"etag {reply.etag} instead of {self.etag}")
         if self.etag is None and self.modified and reply.modified and reply.modified != self.modified:
             self.changed(f"of {reply.modified} instead of {self.modified}")
-        if self.etag is not None and reply.etag is None and not reply.partial:
-            # A 206 to If-Range is the server's own word that nothing changed; a 200 without the etag is nobody's.
-            self.changed(f"without the etag {self.etag}")
+        said = reply.etag if self.etag is not None else reply.modified
+        if self.told_apart and said is None and not (reply.partial and self.if_range()):
+            # A 206 to If-Range is the server's own word that nothing changed; any other answer without its version is nobody's.
+            self.changed(f"no longer said to be version {self.version}")
 
     def changed(self, how: str) -> None:
         raise SourceChangedError(f"{self.url} changed since it was planned: it is {how}", hint=CHANGED_HINT)
