@@ -49,6 +49,11 @@ async def test_a_pattern_is_its_files_in_natural_order(source: FileRootSource) -
     assert await paths(source, "scope1/run7/s9.tif") == ["run7/s9.tif"]
 
 
+async def test_a_name_with_brackets_matches_itself(source: FileRootSource, root: Path) -> None:
+    (root / "run [8].tif").write_bytes(b"x")
+    assert await paths(source, "scope1/run [8].tif") == ["run [8].tif"]
+
+
 async def test_a_folder_is_every_file_in_it_but_hidden_ones(source: FileRootSource) -> None:
     assert await paths(source, "scope1/run7/deep") == ["run7/deep/s1.tif"]
     assert await paths(source, "scope1/run7") == [

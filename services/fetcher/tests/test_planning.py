@@ -68,6 +68,13 @@ async def test_a_voxel_size_nobody_says_is_unknown_and_said_to_be() -> None:
     assert {"voxel_size_unknown", "isotropy_assumed"} <= codes(volume.caveats)
 
 
+async def test_an_axis_of_one_voxel_needs_no_isotropy() -> None:
+    archive = MemoryArchive({"a.tif": a_tiff(VOXELS[:1])})
+    volume = (await plan(archive, voxel_size_nm=(None, 8.0, 8.0))).volumes[0]
+    assert "voxel_size_unknown" in codes(volume.caveats)
+    assert "isotropy_assumed" not in codes(volume.caveats)
+
+
 async def test_the_files_voxel_size_stands_before_the_archives_and_a_difference_is_told() -> None:
     page = Part((0,), voxel_size=VoxelSize.said("page", (5.0, 5.0, 5.0)))
     volume = (await plan(MemoryArchive({"stack.tif": a_tiff(spacing_nm=(50, 8, 8))}, page))).volumes[0]

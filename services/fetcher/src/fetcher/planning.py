@@ -201,8 +201,15 @@ def _voxel_size(request: IngestRequest, part: Part, found: FoundVolume) -> tuple
     if not size.known:
         unknown = ", ".join(axis for axis, nm in zip(AXES, size.nm, strict=True) if nm is None)
         caveats.append(Caveat(code="voxel_size_unknown", evidence=f"nobody says it along {unknown}"))
-        caveats.append(Caveat(code="isotropy_assumed", evidence=f"for the pyramid: the voxel size along {unknown} is unknown"))
+        caveats.extend(_isotropy(size, found))
     return size, caveats
+
+
+def _isotropy(size: VoxelSize, found: FoundVolume) -> Iterator[Caveat]:
+    """What the pyramid takes for granted: nothing along an axis of one voxel, which is never halved."""
+    unknown = [axis for axis, nm, n in zip(AXES, size.nm, found.shape, strict=True) if nm is None and n > 1]
+    if unknown:
+        yield Caveat(code="isotropy_assumed", evidence=f"by the pyramid: the voxel size along {', '.join(unknown)} is unknown")
 
 
 def _voxel_caveats(user: VoxelSize, file: VoxelSize, archive: VoxelSize, said: VoxelSize) -> Iterator[Caveat]:

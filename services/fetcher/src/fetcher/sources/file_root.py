@@ -142,11 +142,11 @@ def _walk(root: Path, at: tuple[str, ...], pattern: tuple[str, ...]) -> Iterator
 
 
 def _names(root: Path, at: tuple[str, ...], pattern: str) -> list[str]:
-    """Names in a folder that match one step of a pattern; a step without wildcards is taken at its word."""
+    """Names in a folder that match one step of a pattern; every name matches itself, brackets and all."""
     if not _WILD.search(pattern):
         return [pattern]
     matching = re.compile(fnmatch.translate(pattern))
-    return [name for name in _all_names(root, at) if matching.match(name)]
+    return [name for name in _all_names(root, at) if name == pattern or matching.match(name)]
 
 
 def _all_names(root: Path, at: tuple[str, ...]) -> list[str]:
