@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from converter.finishing import finish_volume
+from converter.ngff import create_arrays
+from converter.planning import plan_conversion
+from converter.settings import ConverterSettings
+from converter.sources import open_reader
+from converter.steward import say_complete
+from converter.writing import write_task
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import ConvertTask, FinishVolume, IngestRequest, JobCommand, PlanConversion
 from emporter_contracts.events import ConvertDone, RawManifestComplete, ShardWritten
@@ -18,13 +25,6 @@ from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import SHARDS
-from converter.finishing import finish_volume
-from converter.ngff import create_arrays
-from converter.planning import plan_conversion
-from converter.settings import ConverterSettings
-from converter.sources import open_reader
-from converter.steward import say_complete
-from converter.writing import write_task
 
 READERS_KEPT = 4
 """Open readers a process keeps: opening a TIFF of a thousand pages reads a thousand headers."""

@@ -1,0 +1,45 @@
+"""What a conversion holds in memory, so that a plan is only made of tasks that fit. All in bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from emporter_contracts.geometry import Shape3
+
+MIB = 2**20
+BASE_BYTES = 224 * MIB
+"""Resident before the first voxel and never given back: interpreter and libraries 110 MiB, the rest is what threads, connections,
+page headers and the allocator's fragments came to in the runs of tests/bench. Measure again when a large library is added."""
+THREADS = 2
+"""That read, and as many that encode, in one task. Both release the GIL; a converter is scaled by processes, not by threads."""
+BANDS = 2
+"""One is being encoded while the next is being read."""
+ENCODED = 2.5
+"""Bytes held for a shard while it is encoded, per byte of its voxels: its chunks, the shard they make, the copy that is sent."""
+PIECE_BYTES = 8 * MIB
+"""Of one call to a reader: large enough for whole runs of strips, small enough that two of them don't count."""
+
+
+def working_memory(memory_bytes: int) -> int:
+    """What of a process's budget is left for voxels."""
+    return memory_bytes - BASE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMemory:
+    """What one task holds, in voxels: a `band`, the largest `shard`, `live` of fused levels, a `cell` of the source."""
+
+    itemsize: int
+    band: Shape3
+    shard: int
+    live: int
+    cell: int
+
+    @property
+    def bytes(self) -> int:
+        bands = BANDS * math.prod(self.band)
+        encoding = THREADS * ENCODED * self.shard
+        # A cell is held as it came and decoded; a piece holds whole cells, or is part of one.
+        reading = THREADS * 2 * max(self.cell, PIECE_BYTES // self.itemsize)
+        return math.ceil(self.itemsize * (bands + encoding + self.live + reading))

@@ -1,0 +1,150 @@
+"""From what the headers say to a plan of levels, shards and tasks that fits the memory.
+
+Pure, but for the few chunks that are read to choose the codec by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from converter.codec import choose_codec, usual_codec
+from converter.errors import TooLittleMemoryError
+from converter.layout import CHUNK_VOXELS, SHARD_VOXELS, chunk_shape, shard_shape
+from converter.memory import BASE_BYTES, MIB, working_memory
+from converter.passes import Cells, Grid, Pass, plan_pass, tasks_above
+from converter.pyramid import ladder, transform
+from converter.shards import Codec
+from emporter_contracts.commands import IngestRequest, Output
+from emporter_contracts.geometry import ChunkGrid
+from emporter_contracts.plans import ConversionPlan, FetchPlan, LevelPlan, PlannedVolume, VolumePlan
+from emporter_readers.protocol import Reader
+
+
+def plan_conversion(plan: FetchPlan, readers: Mapping[str, Reader], request: IngestRequest, memory_bytes: int) -> ConversionPlan:
+    """How every volume of a run is stored. `readers` by volume id; `memory_bytes` is what a converter's process may hold in all.
+
+    Raises TooLittleMemoryError, and what the readers raise.
+    """
+    volumes = [plan_volume(v, readers[v.volume], request.output, memory_bytes) for v in plan.volumes]
+    return ConversionPlan(
+        job=plan.job,
+        revision=plan.revision,
+        volumes=tuple(volumes),
+        memory_bytes=memory_bytes,
+        planned_at=plan.planned_at,  # the same run planned twice is the same plan
+    )
+
+
+def plan_volume(volume: PlannedVolume, reader: Reader, output: Output, memory_bytes: int) -> VolumePlan:
+    """How one volume is stored; its codec is chosen by a few chunks unless the user asked for one."""
+    laid = lay_out(volume, reader.native, output, memory_bytes)
+    if output.codec != "auto":
+        codec: Codec = output.codec
+    elif volume.role == "labels":
+        codec = usual_codec(np.dtype(volume.dtype).itemsize)
+    else:
+        codec = choose_codec(reader, list(laid.levels))
+    return laid.model_copy(update={"codec": codec})
+
+
+def lay_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_bytes: int) -> VolumePlan:
+    """Levels, shards and tasks of one volume. Shards are halved until a task fits, unless the user asked for them."""
+    itemsize = np.dtype(volume.dtype).itemsize
+    budget = working_memory(memory_bytes)
+    least = None
+    for voxels in _shard_sizes(output):
+        passes = _plan_passes(_grids(volume, native, output, itemsize, voxels), volume, native, itemsize, budget)
+        needed = max(held.plan.memory for held in passes)
+        if needed <= budget:
+            return _volume_plan(volume, itemsize, passes)
+        least = needed if least is None else min(least, needed)
+    raise TooLittleMemoryError(
+        f"{volume.volume}: no task fits {memory_bytes // MIB} MiB",
+        hint=f"give converters EMPORTER_CONVERTER_MEMORY_BYTES={_rounded(BASE_BYTES + (least or 0))}, or ask for smaller shards",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """A pass over `grids[base:base + fused + 1]`."""
+
+    grids: list[Grid]
+    base: int
+    plan: Pass
+
+
+def _shard_sizes(output: Output) -> Iterator[int]:
+    voxels = SHARD_VOXELS
+    yield voxels
+    while output.shard is None and voxels > CHUNK_VOXELS:
+        voxels //= 2
+        yield voxels
+
+
+def _grids(volume: PlannedVolume, native: ChunkGrid, output: Output, itemsize: int, voxels: int) -> list[Grid]:
+    flat = native.cell[0] == 1
+    grids = []
+    for rung in ladder(volume.shape, volume.voxel_size, output.chunk):
+        chunk = chunk_shape(rung.shape, output.chunk)
+        grids.append(Grid(rung, chunk, shard_shape(rung.shape, chunk, itemsize, flat=flat, asked=output.shard, voxels=voxels)))
+    return grids
+
+
+def _plan_passes(grids: list[Grid], volume: PlannedVolume, native: ChunkGrid, itemsize: int, budget: int) -> list[_Laid]:
+    passes, base = [], 0
+    while base < len(grids):
+        if base == 0:
+            cells = Cells(native.cell, volume.source_origin, volume.source_shape)
+        else:
+            cells = halved_cells(grids[base - 1], grids[base])
+        plan = plan_pass(grids, base, cells, itemsize, budget)
+        passes.append(_Laid(grids, base, plan))
+        base += plan.fused + 1
+    return passes
+
+
+def halved_cells(below: Grid, above: Grid) -> Cells:
+    """A level is made from whole shards of the one below."""
+    factor = above.rung.factor
+    z, y, x = (max(1, min(s, n) // f) for s, n, f in zip(below.shard, below.rung.shape, factor, strict=True))
+    return Cells((z, y, x), weight=factor[0] * factor[1] * factor[2])
+
+
+def _volume_plan(volume: PlannedVolume, itemsize: int, passes: list[_Laid]) -> VolumePlan:
+    levels: list[LevelPlan] = []
+    ends = [laid.base for laid in passes] + [len(passes[0].grids)]
+    for laid, (start, stop) in zip(passes, pairwise(ends), strict=True):
+        levels += [_level(volume, laid, k) for k in range(start, stop)]
+    return VolumePlan(
+        volume=volume.volume,
+        dtype=np.dtype(volume.dtype).name,
+        codec=usual_codec(itemsize),
+        role=volume.role,
+        levels=tuple(levels),
+        over_read=round(passes[0].plan.over_read, 4),
+    )
+
+
+def _level(volume: PlannedVolume, laid: _Laid, k: int) -> LevelPlan:
+    grid, fused = laid.grids[k], k > laid.base
+    scale, translation = transform(grid.rung, volume.voxel_size, volume.source_origin)
+    return LevelPlan(
+        shape=grid.rung.shape,
+        chunk=grid.chunk,
+        shard=grid.shard,
+        task=tasks_above(laid.grids, laid.base, laid.plan.task, k) if fused else laid.plan.task,
+        band=grid.shard if fused else laid.plan.band,
+        scale=scale,
+        translation=translation,
+        factor=grid.rung.factor,
+        fused=fused,
+    )
+
+
+def _rounded(size: int) -> int:
+    """Up to whole 64 MiB, as one would write it."""
+    return -(-size // (64 * MIB)) * 64 * MIB

@@ -1,0 +1,226 @@
+"""Is what is stored what the archive served? Read back, compared, hashed; any difference is a CorruptVolumeError.
+
+Three looks: a listing says that every shard of the ledger is there in its size and nothing else; an ordered pass over level 0
+and one over the shards above compare every checksum with the ledger, and hash and count the voxels; boxes, or all of the volume,
+are read back by zarr-python, which shares no code with what wrote them, and compared with the raw voxels and with a pyramid
+computed in another way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.errors
+import zarr.storage
+from numpy.typing import NDArray
+
+from converter.errors import CorruptVolumeError
+from converter.layout import chunk_shape
+from converter.recomputing import recomputed
+from converter.statistics import counter
+from converter.stored import StoredLevel, shard_written
+from emporter_contracts import storage
+from emporter_contracts.events import ShardWritten
+from emporter_contracts.geometry import Box, Shape3, grid_shape
+from emporter_contracts.plans import VolumePlan
+from emporter_contracts.records import Statistics
+from emporter_readers.protocol import Reader
+from emporter_runtime.objects import Objects
+
+Stop = Callable[[], None]
+Shards = Mapping[tuple[int, int], tuple[ShardWritten, ...]]
+Voxels = NDArray[Any]
+
+SAMPLE_BOXES = 12
+"""Boxes compared at level 0, and half as many at each other: a wrong axis order, offset or byte order is wrong in every one."""
+SAMPLE_EDGE = 64
+"""Voxels along y and x of a sample box, and along z where the source is not made of pages."""
+SAMPLE_PAGES = 4
+"""Pages a sample box takes of a source that is made of pages: each is decoded whole."""
+BOX_VOXELS = 2**19
+"""Of an upper level compared at once when all of it is: the judge holds each voxel below it as 64 bits or a Python number."""
+AGAIN = "convert again with --force; if it happens again, the store or this machine's memory is at fault"
+VERIFIED_BY = f"zarr-python {zarr.__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian."""
+
+    sha256: str
+    bytes: int
+    statistics: Statistics
+
+
+def require_complete(objects: Objects, plan: VolumePlan, revision: int, shards: Shards) -> dict[str, ShardWritten]:
+    """Every shard of the plan by key, once it is in the ledger and in the store in its size, and no other shard is there."""
+    entered = {shard.key: shard for entry in shards.values() for shard in entry}
+    planned = set(_planned_keys(plan))
+    if entered.keys() != planned:
+        key = min(entered.keys() ^ planned)
+        raise CorruptVolumeError(f"{plan.volume}: the ledger and the plan differ in {key}", hint=AGAIN)
+    root = storage.zarr_root(plan.volume, revision)
+    sizes = objects.sizes_sync(storage.VOLUMES, root)
+    stored = {key.removeprefix(root): size for key, size in sizes.items() if not key.endswith("zarr.json")}
+    for key in sorted(stored.keys() | planned):
+        if key not in planned or stored.get(key) != entered[key].bytes:
+            raise CorruptVolumeError(f"{plan.volume}: {key} has {stored.get(key)} bytes in the store, not as entered", hint=AGAIN)
+    return entered
+
+
+def _planned_keys(plan: VolumePlan) -> Iterator[str]:
+    for k, level in enumerate(plan.levels):
+        for index in np.ndindex(*grid_shape(level.shape, level.shard)):
+            yield storage.shard_key(k, (index[0], index[1], index[2]))
+
+
+class Checks:
+    """Compares the checksum of every shard that is read with the ledger's."""
+
+    def __init__(self, volume: str, entered: Mapping[str, ShardWritten]) -> None:
+        self._volume = volume
+        self._entered = entered
+
+    def look(self, key: str, data: bytes) -> None:
+        """Raises CorruptVolumeError."""
+        if shard_written(key, data) != self._entered[key]:
+            raise CorruptVolumeError(f"{self._volume}: {key} is not the bytes that were written", hint=AGAIN)
+
+
+def look_through(
+    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], memory: int, stop: Stop
+) -> Seen:
+    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
+    checks = Checks(plan.volume, entered)
+    level = StoredLevel(objects, plan, revision, 0, checks.look)
+    digest, counts = hashlib.sha256(), counter(level.dtype)
+    size = 0
+    with ThreadPoolExecutor(3, "look") as pool:
+        try:
+            for voxels in _ordered(level, memory, pool, stop):
+                little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+                counted = pool.submit(counts.add, voxels)
+                digest.update(little.data)
+                counted.result()
+                size += voxels.nbytes
+            _look_above(objects, plan, revision, entered, checks, pool, stop)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return Seen(digest.hexdigest(), size, counts.statistics(window=plan.role == "image"))
+
+
+def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[Voxels]:
+    """The voxels of a level in C order, slab after slab, the next one read while one is looked at."""
+    boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
+
+    def read(box: Box) -> Voxels:
+        stop()
+        return level.read(box)
+
+    coming: Future[Voxels] = pool.submit(read, boxes[0])
+    for n in range(len(boxes)):
+        voxels = coming.result()
+        if n + 1 < len(boxes):
+            coming = pool.submit(read, boxes[n + 1])
+        yield voxels
+        del voxels
+
+
+def ordered_boxes(shape: Shape3, shard: Shape3, itemsize: int, memory: int) -> Iterator[Box]:
+    """Boxes that follow one another in C order, three of which fit `memory` bytes: slabs of a shard's depth, else thinner ones
+    (whose shards are then decoded more than once), else rows of one plane.
+    """
+    wanted = max(1, memory // 3 // itemsize)
+    plane = shape[1] * shape[2]
+    if plane <= wanted:
+        depth = min(shard[0], wanted // plane)
+        yield from Box.whole(shape).tiles((depth, shape[1], shape[2]))
+        return
+    rows = max(1, wanted // shape[2])
+    yield from Box.whole(shape).tiles((1, rows, shape[2]))
+
+
+def _look_above(
+    objects: Objects,
+    plan: VolumePlan,
+    revision: int,
+    entered: Mapping[str, ShardWritten],
+    checks: Checks,
+    pool: ThreadPoolExecutor,
+    stop: Stop,
+) -> None:
+    root = storage.zarr_root(plan.volume, revision)
+
+    def look(key: str) -> None:
+        stop()
+        checks.look(key, objects.get_sync(storage.VOLUMES, root + key))
+
+    for _ in pool.map(look, [key for key in entered if not key.startswith("0/")]):
+        pass
+
+
+def read_back(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, seed: str, stop: Stop) -> int:
+    """Compare sample boxes of every level; how many voxels. Where they lie is drawn from `seed`, so two finishers agree."""
+    random = np.random.default_rng(int(seed[:16], 16))
+    compared = 0
+    for k, level in enumerate(plan.levels):
+        depth = SAMPLE_PAGES if reader.native.cell[0] == 1 else SAMPLE_EDGE
+        shape = _smaller((depth, SAMPLE_EDGE, SAMPLE_EDGE), level.shape)
+        for _ in range(SAMPLE_BOXES if k == 0 else SAMPLE_BOXES // 2):
+            z, y, x = (int(random.integers(n - s + 1)) for n, s in zip(level.shape, shape, strict=True))
+            compared += _compare(objects, plan, revision, reader, k, Box.at((z, y, x), shape), stop)
+    return compared
+
+
+def read_back_all(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, stop: Stop) -> int:
+    """Compare every voxel of every level, a band at a time; how many voxels."""
+    compared = 0
+    for k, level in enumerate(plan.levels):
+        tile = (level.band or level.task) if k == 0 else chunk_shape(level.shape, None, BOX_VOXELS)
+        for box in Box.whole(level.shape).tiles(tile):
+            compared += _compare(objects, plan, revision, reader, k, box, stop)
+    return compared
+
+
+def _compare(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, k: int, box: Box, stop: Stop) -> int:
+    stop()
+    stored = _by_zarr(objects, plan, revision, k, box)
+    if k == 0:
+        expected, what = reader.read(box), "the archive's voxels"
+    else:
+        factor = plan.levels[k].factor
+        below = _below(box, factor, plan.levels[k - 1].shape)
+        expected = recomputed(_by_zarr(objects, plan, revision, k - 1, below), factor, plan.role)
+        what = f"level {k - 1}, halved"
+    if stored.dtype != expected.dtype or not np.array_equal(stored, expected, equal_nan=expected.dtype.kind == "f"):
+        where = f"level {k} box {list(box.start)}..{list(box.stop)}"
+        raise CorruptVolumeError(f"{plan.volume}: {where} is not {what}", hint=AGAIN)
+    return math.prod(box.shape)
+
+
+def _by_zarr(objects: Objects, plan: VolumePlan, revision: int, level: int, box: Box) -> Voxels:
+    """Voxels of a box, read by zarr-python."""
+    store: Any = zarr.storage.ObjectStore(objects.store(storage.VOLUMES), read_only=True)
+    root = storage.zarr_root(plan.volume, revision)
+    try:
+        array = zarr.open_array(store, path=f"{root}{level}", mode="r", zarr_format=3)
+        return np.asarray(array[box.slices()])
+    except (zarr.errors.BaseZarrError, ValueError, RuntimeError, FileNotFoundError) as error:
+        raise CorruptVolumeError(f"{plan.volume}: zarr-python can't read level {level}: {error}", hint=AGAIN) from error
+
+
+def _below(box: Box, factor: Shape3, shape: Shape3) -> Box:
+    start = tuple(a * f for a, f in zip(box.start, factor, strict=True))
+    stop = tuple(min(b * f, n) for b, f, n in zip(box.stop, factor, shape, strict=True))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _smaller(a: Shape3, b: Shape3) -> Shape3:
+    return (min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]))

@@ -1,0 +1,222 @@
+"""One task: a box of voxels becomes whole shards in the store, and with it the boxes of the fused levels above.
+
+Three things happen at once: the next band is read, the shards of this one are encoded and sent, what is done is halved into the
+shards of the level above. A band, two shards in the making and a row of shards per fused level are all that is held (memory.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.downsampling import halved_shape, halving
+from converter.memory import PIECE_BYTES, THREADS
+from converter.shards import ShardCodec, shard_index
+from converter.stored import shard_written, source_of
+from emporter_contracts import storage
+from emporter_contracts.events import ShardWritten
+from emporter_contracts.geometry import Box, Index3, Shape3
+from emporter_contracts.plans import FetchPlan, Manifest, VolumePlan
+from emporter_readers.array import RegionReader
+from emporter_readers.protocol import Reader
+from emporter_runtime.objects import Objects
+
+Stop = Callable[[], None]
+"""Raises once the work is no longer wanted."""
+
+
+def write_task(
+    objects: Objects,
+    fetch_plan: FetchPlan,
+    manifest: Manifest,
+    volume_plan: VolumePlan,
+    revision: int,
+    level: int,
+    n: int,
+    reader_of: Callable[[], Reader],
+    stop: Stop,
+) -> tuple[ShardWritten, ...]:
+    """Write the shards of task `n` of `level`, and of no other level; blocking. The same bytes whoever does it, and when.
+
+    `reader_of` gives the raw volume and is called for level 0 only. Raises what readers and store raise, and what `stop` raises.
+    """
+    del fetch_plan, manifest
+    return write_fused(objects, volume_plan, revision, level, n, reader_of, stop, upto=level)[level]
+
+
+def write_fused(
+    objects: Objects,
+    plan: VolumePlan,
+    revision: int,
+    level: int,
+    n: int,
+    reader_of: Callable[[], Reader],
+    stop: Stop,
+    *,
+    upto: int | None = None,
+) -> dict[int, tuple[ShardWritten, ...]]:
+    """Write the shards of task `n` of `level`, and of the same task of every level fused with it (LevelPlan.fused) up to `upto`.
+
+    By level, sorted by key: each is a whole ledger entry of that level's task `n`.
+    """
+    start, stop_at = plan.levels[level].boxes()[n]
+    reader = reader_of() if level == 0 else source_of(objects, plan, revision, level)
+    last = fused_until(plan, level) if upto is None else upto
+    return _Task(objects, plan, revision, range(level, last + 1), Box(start, stop_at), reader, stop).run()
+
+
+def fused_until(plan: VolumePlan, level: int) -> int:
+    """The last level that a task of `level` makes in the same pass."""
+    while level + 1 < len(plan.levels) and plan.levels[level + 1].fused:
+        level += 1
+    return level
+
+
+def pieces(box: Box, cell: Shape3, offset: Index3, voxels: int) -> Iterator[Box]:
+    """`box` cut along cells of a source, laid from `-offset`, about `voxels` each: no cell is in two pieces of one box."""
+    shape = list(cell)
+    for axis in (2, 1, 0):
+        while shape[axis] < box.shape[axis] and 2 * shape[0] * shape[1] * shape[2] <= voxels:
+            shape[axis] *= 2
+    for piece in box.moved(offset).tiles((shape[0], shape[1], shape[2])):
+        yield piece.moved((-offset[0], -offset[1], -offset[2]))
+
+
+class _Task:
+    """One pass over one box."""
+
+    def __init__(
+        self, objects: Objects, plan: VolumePlan, revision: int, levels: range, box: Box, reader: Reader, stop: Stop
+    ) -> None:
+        self._objects = objects
+        self._plan = plan
+        self._root = storage.zarr_root(plan.volume, revision)
+        self._levels = levels
+        self._box = box
+        self._reader = reader
+        self._stop = stop
+        self._halve = halving(plan.role)
+        self._codecs = {k: ShardCodec(plan.levels[k], plan.dtype, plan.codec) for k in levels}
+        self._growing = {k: _Growing(self._codecs[k]) for k in levels[1:]}
+        self._written: dict[int, list[ShardWritten]] = {k: [] for k in levels}
+
+    def run(self) -> dict[int, tuple[ShardWritten, ...]]:
+        base = self._plan.levels[self._levels[0]]
+        bands = list(self._box.tiles(base.band or base.task))
+        with ThreadPoolExecutor(THREADS, "read") as readers, ThreadPoolExecutor(THREADS, "encode") as encoders:
+            try:
+                coming = self._read(bands[0], readers)
+                for n, band in enumerate(bands):
+                    voxels = coming.result()
+                    if n + 1 < len(bands):
+                        coming = self._read(bands[n + 1], readers)
+                    self._encode(band, voxels, encoders)
+                    del voxels
+            finally:
+                # Whatever is queued is not wanted any more after an error; what runs notices by `stop` or ends soon.
+                readers.shutdown(wait=True, cancel_futures=True)
+                encoders.shutdown(wait=True, cancel_futures=True)
+        return {k: tuple(sorted(shards, key=lambda s: s.key)) for k, shards in self._written.items()}
+
+    def _read(self, band: Box, readers: ThreadPoolExecutor) -> _Band:
+        """Begin to read a band."""
+        voxels = np.empty(band.shape, self._codecs[self._levels[0]].dtype)
+        z, y, x = (-a for a in band.start)
+
+        def read(piece: Box) -> None:
+            self._stop()
+            voxels[piece.moved((z, y, x)).slices()] = self._reader.read(piece)
+
+        offset = self._reader.region.start if isinstance(self._reader, RegionReader) else (0, 0, 0)
+        parts = pieces(band, self._reader.native.cell, offset, PIECE_BYTES // voxels.itemsize)
+        return _Band(voxels, [readers.submit(read, piece) for piece in parts])
+
+    def _encode(self, band: Box, voxels: NDArray[Any], encoders: ThreadPoolExecutor) -> None:
+        """Make shards of a band; returns when all of it is stored, so that its memory can go."""
+        level = self._levels[0]
+        z, y, x = (-a for a in band.start)
+        tiles = band.tiles(self._plan.levels[level].shard)
+        _all_of([encoders.submit(self._shard, level, t, voxels[t.moved((z, y, x)).slices()]) for t in tiles])
+
+    def _shard(self, level: int, box: Box, voxels: NDArray[Any]) -> None:
+        """Store one shard, halve it into the level above, and store what that completes."""
+        self._stop()
+        index = shard_index(box.start, self._plan.levels[level].shard)
+        key = storage.shard_key(level, index)
+        data = self._codecs[level].encode(index, voxels)
+        self._objects.put_sync(storage.VOLUMES, self._root + key, data)
+        self._written[level].append(shard_written(key, data))
+        del data
+        if level + 1 not in self._growing:
+            return
+        factor = self._plan.levels[level + 1].factor
+        start = tuple(a // f for a, f in zip(box.start, factor, strict=True))
+        above = Box.at((start[0], start[1], start[2]), halved_shape(box.shape, factor))
+        for whole, complete in self._growing[level + 1].add(above, self._halve(voxels, factor)):
+            self._shard(level + 1, whole, complete)
+
+
+class _Band:
+    """Voxels that are being read."""
+
+    def __init__(self, voxels: NDArray[Any], parts: list[Future[None]]) -> None:
+        self._voxels = voxels
+        self._parts = parts
+
+    def result(self) -> NDArray[Any]:
+        _all_of(self._parts)
+        return self._voxels
+
+
+class _Growing:
+    """Shards of a fused level of which some voxels are still to come."""
+
+    def __init__(self, codec: ShardCodec) -> None:
+        self._codec = codec
+        self._shards: dict[Index3, NDArray[Any]] = {}
+        self._missing: dict[Index3, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, box: Box, voxels: NDArray[Any]) -> list[tuple[Box, NDArray[Any]]]:
+        """Put `voxels` where they belong; the shards this completes, with their boxes. Parts never overlap."""
+        complete = []
+        for index in self._codec.indices(box):
+            whole = self._codec.box(index)
+            part = whole.overlap(box)
+            assert part is not None
+            shard = self._begun(index, whole)
+            shard[part.moved(_minus(whole.start)).slices()] = voxels[part.moved(_minus(box.start)).slices()]
+            if self._completes(index, part.size):
+                complete.append((whole, shard))
+        return complete
+
+    def _begun(self, index: Index3, whole: Box) -> NDArray[Any]:
+        with self._lock:
+            if index not in self._shards:
+                self._shards[index] = np.empty(whole.shape, self._codec.dtype)
+                self._missing[index] = whole.size
+            return self._shards[index]
+
+    def _completes(self, index: Index3, voxels: int) -> bool:
+        with self._lock:
+            self._missing[index] -= voxels
+            if self._missing[index]:
+                return False
+            del self._shards[index], self._missing[index]
+            return True
+
+
+def _minus(index: Index3) -> Index3:
+    return (-index[0], -index[1], -index[2])
+
+
+def _all_of(futures: list[Future[None]]) -> None:
+    """Wait for all, or for the first error, which is raised."""
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
