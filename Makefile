@@ -1,6 +1,7 @@
 # One word each. `make install` is the set-up every other word stands on; it does its work once per lock file.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+LOCK_ARGS ?=
 BIN := .venv/bin
 PACKAGES := contracts runtime readers services/fetcher services/converter services/cataloger services/block-server client
 STAMP := .venv/.installed
@@ -14,7 +15,7 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench up down fmt lock schemas
+.PHONY: help install demo test check bench up down fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,13 +36,27 @@ demo: install ## carry a small volume all the way, on this machine alone
 test: install ## every test (PYTEST_ARGS="-k name -x" to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: install ## format, lint, types, who imports whom, schemas, YAML
-	$(BIN)/ruff format --check .
+# One word, several looks; `make --keep-going check` takes all of them.
+CHECKS := format lint types imports schemas yaml
+check: $(addprefix check-,$(CHECKS)) ## format, lint, types, who imports whom, schemas, YAML
+
+check-format: install
+	$(BIN)/ruff format --check --quiet .
+
+check-lint: install
 	$(BIN)/ruff check .
+
+check-types: install
 	$(BIN)/mypy
+
+check-imports: install
 	$(BIN)/lint-imports
+
+check-schemas: install
 	$(BIN)/python -m emporter_contracts.export --check
 	$(BIN)/python -m emporter_runtime.natsconf | diff deploy/nats/nats.conf -
+
+check-yaml: install
 	$(BIN)/yamllint --strict -c deploy/yamllint.yml docker-compose.yml deploy
 
 fmt: install ## format, and mend what can be mended
@@ -63,8 +78,8 @@ down: ## stop the containers; their data stays (docker compose down --volumes re
 .env: .env.example deploy/make_env.py
 	@$(PYTHON) deploy/make_env.py
 
-lock: install ## requirements.lock from every pyproject.toml, versions as new as they allow
+lock: install ## requirements.lock after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	@$(BIN)/uv pip compile --quiet $(LOCK_ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		$(foreach name,contracts runtime readers fetcher converter cataloger block-server,--no-emit-package emporter-$(name)) \
 		--no-emit-package emporter $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in --output-file requirements.lock
