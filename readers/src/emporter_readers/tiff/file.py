@@ -16,7 +16,7 @@ ones cost a request per tag value."""
 READ_AHEAD_BLOCKS = 16
 """Blocks fetched at once at most where blocks are asked for in sequence: 256 KiB, so directories side by side cost little."""
 KEPT_BLOCKS = 512
-"""8 MiB per open file; it is closed once the headers are read."""
+"""8 MiB, while the headers of a file are read."""
 HEADER_BYTES = 64 * 2**20
 """Of one header read at most. The largest honest ones are OME-XML and strip tables of a few MiB; damaged counts ask for more."""
 PARALLEL = 8
@@ -80,6 +80,10 @@ class SourceFile(io.RawIOBase):
         if self._failure is not None:
             raise self._failure
 
+    def forget(self) -> None:
+        """Let go of what was read: a folder of ten thousand slices is ten thousand of these."""
+        self._blocks.clear()
+
     def foresee(self, offsets: Iterable[int]) -> None:
         """Fetch the blocks at `offsets` at once, in parallel; they are about to be read."""
         blocks = {offset // BLOCK_BYTES for offset in offsets if 0 <= offset < self.source.size}
@@ -96,8 +100,10 @@ class SourceFile(io.RawIOBase):
             return b""
         if last - first >= READ_AHEAD_BLOCKS:
             return self._read(start, stop)
-        joined = b"".join(self._block(block) for block in range(first, last + 1))
-        return joined[start - first * BLOCK_BYTES : stop - first * BLOCK_BYTES]
+        within = slice(start - first * BLOCK_BYTES, stop - first * BLOCK_BYTES)
+        if first == last:
+            return self._block(first)[within]
+        return b"".join(self._block(block) for block in range(first, last + 1))[within]
 
     def _block(self, block: int) -> bytes:
         if block in self._blocks:

@@ -41,9 +41,10 @@ STRUCTURAL = frozenset(
     {254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 330, 338, 339, 347, 32997, 32998}
 )
 """Tags the voxels depend on: an unreadable one is an error, where an unreadable private tag is nobody's business."""
-KEPT_TAGS = (
-    "ImageDescription", "Software", "DateTime", "Artist", "Make", "Model", "XResolution", "YResolution", "ResolutionUnit",
-)  # fmt: skip
+KEPT_TAGS = {
+    270: "ImageDescription", 271: "Make", 272: "Model", 282: "XResolution", 283: "YResolution", 296: "ResolutionUnit",
+    305: "Software", 306: "DateTime", 315: "Artist",
+}  # fmt: skip
 KEPT_CHARACTERS = 16 * 1024
 """Of one text kept verbatim in the plan; OME-XML may be megabytes."""
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -65,9 +66,10 @@ class Headers:
         self._file = SourceFile(source)
         self._wide, order, first = self._head(source)
         self._order = order
-        self._tif = self._context()
         self._last: Page | None = None
-        self.pages = [self._page(offset, number) for number, offset in enumerate(self._chain(first))]
+        tif = self._context()
+        self.pages = [self._page(tif, offset, tags, number) for number, (offset, tags) in enumerate(self._chain(first))]
+        self._file.forget()
         if not self.pages:
             raise CorruptObjectError(f"{self.name}: holds no image", hint="the file is truncated or damaged; fetch it again")
 
@@ -75,7 +77,8 @@ class Headers:
         """The page that holds `page` at pyramid level `level` >= 1."""
         if level > len(page.children):
             raise CorruptObjectError(f"{page.label}: has no level {level}, as other pages of its volume have")
-        return self._page(page.children[level - 1], -level)
+        offset = page.children[level - 1]
+        return self._page(self._context(), offset, self._directory(offset)[0], -level)
 
     def _head(self, source: ByteSource) -> tuple[bool, str, int]:
         head = self._file.read(16)
@@ -98,8 +101,11 @@ class Headers:
             self._file.check()
             raise CorruptObjectError(f"{self.name}: unreadable TIFF header ({error})") from error
 
-    def _chain(self, first: int) -> Iterator[int]:
-        """Offsets of the directories. Raises CorruptObjectError where they leave the file or come back to one seen before."""
+    def _chain(self, first: int) -> Iterator[tuple[int, dict[int, int]]]:
+        """Offsets of the directories, and the tags of each with the bytes of its values.
+
+        Raises CorruptObjectError where they leave the file or come back to one seen before.
+        """
         seen: dict[int, None] = {}
         offset = first
         while offset:
@@ -109,8 +115,9 @@ class Headers:
                 raise UnsupportedContentError(f"{self.name}: holds more than {MAX_PAGES} pages")
             seen[offset] = None
             self._foresee(seen)
-            yield offset
-            offset = self._directory(offset)[1]
+            tags, following = self._directory(offset)
+            yield offset, tags
+            offset = following
 
     def _foresee(self, seen: dict[int, None]) -> None:
         if len(seen) % FORESEEN != 4:
@@ -143,15 +150,14 @@ class Headers:
             )
         return struct.unpack(f"{self._order}{layout}", data)
 
-    def _page(self, offset: int, number: int) -> Page:
+    def _page(self, tif: Any, offset: int, tags: dict[int, int], number: int) -> Page:
         label = f"{self.name}, page {number}" if number >= 0 else f"{self.name}, level {-number}"
-        tags, _ = self._directory(offset)
         for code in STRUCTURAL & tags.keys():
             if tags[code] > min(HEADER_BYTES, self._size):
                 raise CorruptObjectError(f"{label}: tag {code} claims {tags[code]} bytes")
         self._file.seek(offset)
         try:
-            parsed = tifffile.TiffPage(self._tif, number)
+            parsed = tifffile.TiffPage(tif, number)
             unread = (STRUCTURAL & tags.keys()) - {code for code in tags if parsed.tags.get(code) is not None}
             if unread:
                 raise CorruptObjectError(f"{label}: tag {min(unread)} is unreadable")
@@ -177,8 +183,8 @@ class Headers:
 
 def _page_of(page: Any, source: int, label: str, big_endian: bool, codes: Any) -> Page:
     layout = _layout(page, big_endian, codes)
-    offsets = _numbers(page, 324 if layout.tiled else 273)
-    counts = _numbers(page, 325 if layout.tiled else 279)
+    offsets = _numbers(page, 324 if layout.tiled else 273, codes)
+    counts = _numbers(page, 325 if layout.tiled else 279, codes)
     if not counts and len(offsets) == 1 and layout.compression == UNCOMPRESSED:
         counts = (layout.segment_bytes(0),)  # TIFF 6.0 makes the tag obligatory, old writers of one strip left it out
     return Page(
@@ -191,12 +197,12 @@ def _page_of(page: Any, source: int, label: str, big_endian: bool, codes: Any) -
         subfile=int(page.subfiletype),
         children=tuple(int(offset) for offset in page.subifds or ()),
         description=page.description if isinstance(page.description, str) else "",
-        said=_said(page),
+        said=_said(page, codes),
     )
 
 
-def _numbers(page: Any, code: int) -> tuple[int, ...]:
-    value = page.tags.valueof(code)
+def _numbers(page: Any, code: int, codes: Any) -> tuple[int, ...]:
+    value = page.tags.valueof(code) if code in codes else None
     if value is None:
         return ()
     return tuple(int(n) for n in (value if hasattr(value, "__len__") else (value,)))
@@ -252,9 +258,9 @@ def _refusal(page: Any, codes: Any) -> tuple[str, str]:  # noqa: PLR0911  # a li
     return "", ""
 
 
-def _said(page: Any) -> dict[str, Any]:
-    values = {name: page.tags.valueof(name) for name in KEPT_TAGS}
-    return {name: json_safe(_short(value)) for name, value in values.items() if value is not None}
+def _said(page: Any, codes: Any) -> dict[str, Any]:
+    values = {KEPT_TAGS[code]: page.tags.valueof(code) for code in KEPT_TAGS.keys() & codes}
+    return {name: json_safe(_short(values[name])) for name in sorted(values) if values[name] is not None}
 
 
 def _short(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -14,10 +15,13 @@ from emporter_readers.bounds import require_within
 from emporter_readers.protocol import ByteSource
 from emporter_readers.tiff.colours import combined
 from emporter_readers.tiff.decoding import decode_segment, raw_pixels
+from emporter_readers.tiff.file import PARALLEL
 from emporter_readers.tiff.pages import Layout, Page
 
 MOST_READ_BYTES = 16 * 2**20
-"""Of one ranged read: the request's cost has vanished by then, and it bounds what a read holds beside its result."""
+"""Of one ranged read: the request's cost has vanished by then."""
+IN_FLIGHT_BYTES = 2 * MOST_READ_BYTES
+"""Of reads at a time, with PARALLEL at most: they hide each other's latency, and are what a read holds beside its result."""
 GAP_BYTES = 8 * 1024
 """Between two ranges that are read as one: less than a request costs, and more than the directory that lies between two pages."""
 
@@ -84,16 +88,21 @@ class TiffReader:
         layout = self.layout
         single = isinstance(self.samples, int)
         voxels = np.empty((*box.shape, 1 if single else layout.samples), layout.dtype)
-        for run in _runs(self._pieces(box)):
-            data = memoryview(self.sources[run[0].source].read(run[0].start, max(piece.stop for piece in run)))
-            for piece in run:
-                self._place(piece, data[piece.start - run[0].start : piece.stop - run[0].start], box, voxels)
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            for batch in _batches(_runs(self._pieces(box))):
+                reads = map(self._fetched, batch) if len(batch) == 1 else pool.map(self._fetched, batch)
+                for run, data in zip(batch, reads, strict=True):
+                    for piece in run:
+                        self._place(piece, data[piece.start - run[0].start : piece.stop - run[0].start], box, voxels)
         return voxels
+
+    def _fetched(self, run: list[_Piece]) -> memoryview:
+        return memoryview(self.sources[run[0].source].read(run[0].start, run[-1].stop))
 
     def _pieces(self, box: Box) -> Iterator[_Piece]:
         depth = self.layout.depth
-        for number in range(box.start[0] // depth, -(-box.stop[0] // depth)):
-            page = self.pages[number]
+        first = box.start[0] // depth
+        for number, page in enumerate(self.pages[first : -(-box.stop[0] // depth)], start=first):
             planes, *_ = page.layout.grid
             wanted = [self.samples] if planes > 1 and isinstance(self.samples, int) else range(planes)
             for plane in wanted:
@@ -171,6 +180,21 @@ def _joins(run: list[_Piece], piece: _Piece) -> bool:
     last = run[-1]
     near = piece.source == last.source and 0 <= piece.start - last.stop <= GAP_BYTES
     return near and piece.stop - run[0].start <= MOST_READ_BYTES
+
+
+def _batches(runs: Iterator[list[_Piece]]) -> Iterator[list[list[_Piece]]]:
+    """Runs that are read at the same time."""
+    batch: list[list[_Piece]] = []
+    held = 0
+    for run in runs:
+        size = run[-1].stop - run[0].start
+        if batch and (len(batch) == PARALLEL or held + size > IN_FLIGHT_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(run)
+        held += size
+    if batch:
+        yield batch
 
 
 def _negative(start: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -58,6 +58,8 @@ class ContiguousPages(Sequence[Page]):
         return self._count
 
     def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return [self[n] for n in range(*k.indices(self._count))]
         if not 0 <= k < self._count:
             raise IndexError(k)
         length = self._first.layout.page_bytes
