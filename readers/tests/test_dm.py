@@ -135,7 +135,9 @@ class TestVoxelSize:
             assert found.voxel_size.nm == (50.0, 8.0, 8.0)
             assert found.voxel_size.said_by == ("file", "file", "file")
         approach = {"SBFSEM": {"Approach": {"Slice thickness": 200.0}}}
-        assert the_volume(slices(voxels_of((3, 4, 6)), **approach)).voxel_size.nm[0] is None
+        found = the_volume(slices(voxels_of((3, 4, 6)), **approach))
+        assert found.voxel_size.nm[0] is None
+        assert [caveat.code for caveat in found.caveats] == ["axes_assumed"]
 
     def test_tags_that_disagree_are_reported(self):
         tags = {

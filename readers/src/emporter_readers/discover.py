@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from emporter_readers.dm.format import DmFormat
 from emporter_readers.errors import UnsupportedContentError
 from emporter_readers.magic import what_it_is
+from emporter_readers.mrc.format import MrcFormat
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource, Format, FoundVolume, Hints, Reader
 from emporter_readers.tiff.format import TiffFormat
 
 __all__ = ["FORMATS", "discover", "natural_order", "open_volume"]
 
-FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat())
+FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat(), MrcFormat())
 """In the order they are asked."""
 
 
