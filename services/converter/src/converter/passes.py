@@ -90,7 +90,7 @@ def _decoded(n: int, band: int, cell: int, offset: int, extent: int) -> float:
     """Voxels decoded over voxels needed along one axis."""
     stop = min(n, COUNTED_BANDS * band)
     edges = [*range(offset, offset + stop, band), offset + stop]
-    decoded = sum(min(extent, -(-b // cell) * cell) - a // cell * cell for a, b in pairwise(edges))
+    decoded: int = sum(min(extent, -(-b // cell) * cell) - a // cell * cell for a, b in pairwise(edges))
     return decoded / stop
 
 

@@ -14,7 +14,8 @@ from emporter_readers.array import RegionReader
 from emporter_readers.discover import open_volume
 from emporter_readers.errors import CorruptObjectError
 from emporter_readers.protocol import ByteSource, FoundVolume, Reader
-from emporter_runtime.errors import ObjectMissingError, PermanentError
+from emporter_runtime.errors import ObjectMissingError, TransientError
+from emporter_runtime.file_roots import opened, root_folder, version_of
 from emporter_runtime.objects import Objects
 
 
@@ -22,13 +23,19 @@ def open_reader(objects: Objects, plan: FetchPlan, manifest: Manifest, volume: s
     """The voxels of one volume of a run, of the region asked for; blocking. Raises ReaderError, and what the store raises."""
     planned = next(v for v in plan.volumes if v.volume == volume)
     sources = [open_source(objects, manifest.objects[n], file_roots) for n in planned.objects]
-    return _region(open_volume(sources, _found(planned)), planned)
+    reader = open_volume(sources, _found(planned))
+    if (reader.shape, reader.dtype.name) != (planned.source_shape, planned.dtype):
+        raise ChangedSourceError(
+            f"{planned.name or volume} is {reader.dtype.name} {list(reader.shape)}, not as planned",
+            hint="ingest again with --refresh",
+        )
+    return _region(reader, planned)
 
 
 def open_source(objects: Objects, stored: ManifestObject, file_roots: Mapping[str, Path]) -> ByteSource:
     """The bytes of one raw object, wherever they lie."""
     if isinstance(stored.location, FileRootPath):
-        return RootedSource(stored, file_path(stored.location, file_roots))
+        return RootedSource(stored, stored.location, file_roots)
     return StoredSource(objects, stored)
 
 
@@ -75,62 +82,45 @@ class StoredSource:
 
 
 class RootedSource:
-    """A file under a root the operator named, read in place."""
+    """A file under a root the operator named, read in place and without following any link."""
 
-    def __init__(self, stored: ManifestObject, path: Path) -> None:
+    def __init__(self, stored: ManifestObject, location: FileRootPath, file_roots: Mapping[str, Path]) -> None:
         self.name = stored.path
         self.size = stored.bytes
-        self._path = path
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise ChangedSourceError(
-                f"{self.name} can't be opened: {error.strerror}", hint="ingest again with --refresh"
-            ) from error
-        self._require_size()
+        self._root = root_folder(dict(file_roots), location.root).resolve()
+        self._path = location.path
+        self._version = stored.version
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` (exclusive). Raises ChangedSourceError where the file is no longer as long as planned."""
-        parts, at = [], start
-        while at < stop:
-            part = os.pread(self._file.fileno(), stop - at, at)
-            if not part:
-                self._require_size()
-                raise CorruptObjectError(f"{self.name} ends at byte {at}, needed up to {stop}")
-            parts.append(part)
-            at += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _require_size(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        if size != self.size:
+        """Bytes `start` to `stop` (exclusive). Raises ChangedSourceError where the file is no longer the one that was planned."""
+        # Opened for each read: a folder of ten thousand slices would use up what a process may have open.
+        with opened(self._root, self._path) as descriptor:
+            data = self._pread(descriptor, start, stop)
+            # Looked at after the read, so that a change under our hands is seen.
+            version = version_of(os.fstat(descriptor))
+        if version != self._version:
             raise ChangedSourceError(
-                f"{self.name} is {size} bytes long, and was {self.size} when the ingest was planned",
-                hint="ingest again with --refresh once nobody writes to it",
+                f"{self.name} changed since the ingest was planned", hint="ingest again with --refresh once nobody writes to it"
             )
+        if len(data) != stop - start:
+            raise CorruptObjectError(f"{self.name} ends at byte {start + len(data)}, needed up to {stop}")
+        return data
 
-
-def file_path(location: FileRootPath, file_roots: Mapping[str, Path]) -> Path:
-    """The file a location names, without following any link out of its root."""
-    root = file_roots.get(location.root)
-    if root is None:
-        raise PermanentError(
-            f"no file root {location.root!r} is configured here",
-            hint=f"start the converter with --file-root {location.root}=/folder",
-        )
-    folder = root.resolve()
-    parts = Path(location.path).parts
-    path = folder.joinpath(*parts)
-    if ".." in parts or not path.is_relative_to(folder) or path.resolve() != path:
-        raise PermanentError(
-            f"{location.root}/{location.path} leads out of its root", hint="name a plain file below the root, not a link"
-        )
-    return path
+    def _pread(self, descriptor: int, start: int, stop: int) -> bytes:
+        """One `pread` gives less than asked for past 2 GiB and when interrupted; fewer bytes only where the file ends."""
+        parts, at = [], start
+        try:
+            while at < stop and (part := os.pread(descriptor, stop - at, at)):
+                parts.append(part)
+                at += len(part)
+        except OSError as error:
+            raise TransientError(f"{self.name} can't be read: {error.strerror}", hint="is its disk mounted?") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _region(whole: Reader, planned: PlannedVolume) -> Reader:
     region = Box.at(planned.source_origin, planned.shape)
-    return whole if region == Box.whole(whole.shape) else RegionReader(whole, region, whole.voxel_size)
+    return whole if region == Box.whole(whole.shape) else RegionReader(whole, region, planned.voxel_size)
 
 
 def _found(planned: PlannedVolume) -> FoundVolume:
