@@ -10,6 +10,7 @@ async with aio.connect() as emporter:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -122,6 +123,10 @@ class AsyncClient:
     async def record(self, volume: str) -> Document:
         """The metadata record of `<volume>` or `<volume>@r<N>`. Raises RefusedByServiceError where there is none."""
         return await self._web.record(VolumeRef.parse(volume))
+
+    def table(self, kind: Literal["csv", "json"]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The whole catalog in pieces: CSV, or JSON with a validation report."""
+        return self._web.table(kind)
 
     async def volume(self, volume: str) -> AsyncVolume:
         """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""

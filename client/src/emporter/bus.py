@@ -83,7 +83,7 @@ class BusClient:
 
     async def status(self, job: str) -> JobStatus:
         """Where a job stands. Raises MistakeError where there is none of this name."""
-        found = await self._last(job)
+        found = await self.find(job)
         if found is None:
             raise MistakeError(f"there is no job {job}", hint="emporter jobs lists them")
         return found
@@ -125,11 +125,12 @@ class BusClient:
 
     async def _asked_again(self, job: str) -> JobStatus | None:
         try:
-            return await self._last(job)
+            return await self.find(job)
         except UnreachableError:
             return None
 
-    async def _last(self, job: str) -> JobStatus | None:
+    async def find(self, job: str) -> JobStatus | None:
+        """Where a job stands, None where there is none of this name. Raises UnreachableError."""
         bus = await self._connected()
         try:
             found = await bus.jetstream(timeout=ANSWER_SECONDS).get_last_msg("STATUS", subjects.status(_job(job)), direct=True)

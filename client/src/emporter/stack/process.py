@@ -44,6 +44,8 @@ def by_death_signal() -> bool:
 class StackProcess:
     """Keeps one process running until it is stopped."""
 
+    first_backoff = FIRST_BACKOFF
+
     def __init__(self, spec: ProcessSpec, log: Path, told: Told, *, death_signal: bool = by_death_signal()) -> None:
         self.spec = spec
         self.ready = asyncio.Event()
@@ -56,7 +58,7 @@ class StackProcess:
     async def keep(self) -> None:
         """Start, and start again whenever it dies, until `stop`. Raises StackError when it dies too often."""
         deaths: deque[float] = deque(maxlen=DEATHS)
-        backoff = FIRST_BACKOFF
+        backoff = self.first_backoff
         while not self._stopping:
             began = time.monotonic()
             status = await self._run_once()
@@ -66,7 +68,7 @@ class StackProcess:
             deaths.append(now)
             if len(deaths) == DEATHS and now - deaths[0] < DEATHS_WITHIN:
                 raise self._hopeless(status)
-            backoff = FIRST_BACKOFF if now - began > DEATHS_WITHIN else backoff
+            backoff = self.first_backoff if now - began > DEATHS_WITHIN else backoff
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 

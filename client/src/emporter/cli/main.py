@@ -1,0 +1,105 @@
+"""`emporter`: which commands there are, and how a mistake ends: one line that says what to do, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from emporter.cli import catalog, demo, doctor, ingest, jobs, operator, up
+from emporter.cli.options import set_stack
+
+MISTAKE = 2
+"""Exit status where what was asked for can't be done as it was written."""
+FAILED = 1
+INTERRUPTED = 130
+"""As a shell says it: 128 + SIGINT."""
+
+app = typer.Typer(
+    name="emporter",
+    help="Electron-microscopy volumes out of public archives, as blocks for machine learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"emporter {version('emporter')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    stack: Annotated[str | None, typer.Option("--stack", metavar="DIR", help="Talk to the stack in this folder.")] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda value: _print_version(wanted=value), is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """The stack is found by --stack DIR, EMPORTER_… in the environment, or in ./.emporter, in that order."""
+    del version
+    set_stack(stack)
+
+
+for _module in (up, demo, ingest, jobs, catalog, operator, doctor):
+    _module.register(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit status of one command line."""
+    try:
+        # The command's own exit status, or None.
+        status = app(list(arguments), standalone_mode=False)
+    except typer.TyperException as error:
+        return _say(error.format_message().replace("\n", " ").rstrip("."), _help_of(arguments), MISTAKE)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001  # whatever it is, a user is told in one line
+        return _say_error(error)
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `emporter` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _say_error(error: Exception) -> int:
+    from emporter.errors import StackError
+    from emporter_contracts.errors import EmporterError
+
+    if isinstance(error, EmporterError):
+        return _say(error.message, error.hint, FAILED if isinstance(error, StackError) else MISTAKE)
+    if os.environ.get("EMPORTER_DEBUG"):
+        raise error
+    if isinstance(error, OSError) and error.strerror:
+        return _say(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, "", FAILED)
+    said = str(error).replace("\n", " ")[:300]
+    return _say(f"{type(error).__name__}: {said}", "this is a bug of emporter; EMPORTER_DEBUG=1 shows where", FAILED)
+
+
+def _say(message: str, hint: str, status: int) -> int:
+    print(f"emporter: {message}" + (f"; {hint}" if hint else ""), file=sys.stderr)
+    return status
+
+
+def _help_of(arguments: Sequence[str]) -> str:
+    words = [word for word in arguments if not word.startswith("-")]
+    known = {command.name or "" for command in app.registered_commands}
+    return f"emporter {words[0]} --help says how" if words and words[0] in known else "emporter --help lists the commands"
+
+
+if __name__ == "__main__":
+    main()

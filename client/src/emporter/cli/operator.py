@@ -1,0 +1,64 @@
+"""`emporter rm | reconcile`: for operators, with the services' own credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emporter.cli.options import Json, Stack, Yes, operator_settings
+
+if TYPE_CHECKING:
+    from emporter_runtime.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("rm")(remove)
+    app.command()(reconcile)
+
+
+def remove(
+    volume: Annotated[str, typer.Argument(metavar="VOLUME[@rN]", help="All its revisions, or one.", show_default=False)],
+    yes: Yes = False,
+    json: Json = False,
+    stack: Stack = None,
+) -> None:
+    """Remove a volume, or one revision of it. It can't be undone; what it was made of stays in the store."""
+    from emporter.cli import showing
+    from emporter_contracts.ids import VolumeRef
+    from emporter_runtime.objects import Objects
+    from emporter_runtime.removal import remove as remove_volume
+
+    ref = VolumeRef.parse(volume)
+    settings = _settings(stack)
+    if not yes:
+        typer.confirm(f"Remove {'all of ' if ref.revision is None else ''}{ref}?", abort=True)
+    removed = asyncio.run(remove_volume(Objects.open(settings), ref))
+    if json:
+        showing.print_json(asdict(removed))
+    else:
+        which = ", ".join(f"r{n}" for n in removed.revisions)
+        print(f"{removed.volume} {which} removed: {removed.objects} objects, {showing.size(removed.bytes)}")
+
+
+def reconcile(json: Json = False, stack: Stack = None) -> None:
+    """Make the bus again from the store: after the bus lost its data, or when in doubt. Nothing stored is fetched again."""
+    from emporter.cli import showing
+    from emporter_runtime.reconcile import reconcile as make_again
+
+    found = asyncio.run(make_again(_settings(stack)))
+    if json:
+        showing.print_json(asdict(found))
+        return
+    print(f"{found.jobs} jobs in the store: {len(found.resumed)} resumed, {len(found.restored)} ended ones told again")
+    print(f"told again: {found.units} fetched pieces, {found.tasks} converted tasks, {found.volumes} volumes")
+
+
+def _settings(stack: str | None) -> Settings:
+    from emporter_runtime.logging import configure_logging
+
+    configure_logging("operator", "warning", "console")
+    return operator_settings(stack)
