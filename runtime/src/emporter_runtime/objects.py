@@ -69,6 +69,11 @@ class Part:
     data: memoryview
 
 
+def _refused(bucket: str, key: str) -> StoreRefusedError:
+    hint = "check EMPORTER_S3_ACCESS_KEY and EMPORTER_S3_SECRET_KEY"
+    return StoreRefusedError(f"the store refuses {bucket}/{key}", hint=hint)
+
+
 @contextmanager
 def _faults(bucket: str, key: str) -> Iterator[None]:
     """The store's exceptions as ours."""
@@ -77,15 +82,15 @@ def _faults(bucket: str, key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ObjectMissingError(f"{bucket}/{key} is not in the store") from error
     except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-        raise StoreRefusedError(
-            f"the store refuses {bucket}/{key}", hint="check EMPORTER_S3_ACCESS_KEY and EMPORTER_S3_SECRET_KEY"
-        ) from error
+        raise _refused(bucket, key) from error
     except AlreadyExistsError:
         raise
     except (BaseError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         if "os error 20" in reason:  # a file stands where the key has a folder: in S3 that key is just not there
             raise ObjectMissingError(f"{bucket}/{key} is not in the store") from error
+        if "403 Forbidden" in reason:
+            raise _refused(bucket, key) from error
         if "No space left" in reason or "os error 28" in reason or "XMinioStorageFull" in reason:
             raise DiskFullError(f"no room for {bucket}/{key}", hint="free some space in the store") from error
         raise StoreUnavailableError(f"the store did not take {bucket}/{key}: {reason}") from error
