@@ -17,8 +17,15 @@ BANDS = 2
 """One is being encoded while the next is being read."""
 ENCODED = 2.5
 """Bytes held for a shard while it is encoded, per byte of its voxels: its chunks, the shard they make, the copy that is sent."""
+LARGE_CELL_BYTES = 32 * MIB
+"""A strip, page or chunk past this, as decoded, is read one at a time: two of them would take the room of half a band."""
 PIECE_BYTES = 8 * MIB
 """Of one call to a reader: large enough for whole runs of strips, small enough that two of them don't count."""
+
+
+def readers_of(cell_bytes: int) -> int:
+    """How many threads read a source whose cells take this much."""
+    return 1 if cell_bytes > LARGE_CELL_BYTES else THREADS
 
 
 def working_memory(memory_bytes: int) -> int:
@@ -41,5 +48,5 @@ class TaskMemory:
         bands = BANDS * math.prod(self.band)
         encoding = THREADS * ENCODED * self.shard
         # A cell is held as it came and decoded; a piece holds whole cells, or is part of one.
-        reading = THREADS * 2 * max(self.cell, PIECE_BYTES // self.itemsize)
+        reading = readers_of(self.cell * self.itemsize) * 2 * max(self.cell, PIECE_BYTES // self.itemsize)
         return math.ceil(self.itemsize * (bands + encoding + self.live + reading))

@@ -23,6 +23,9 @@ from emporter_contracts.geometry import ChunkGrid
 from emporter_contracts.plans import ConversionPlan, FetchPlan, LevelPlan, PlannedVolume, VolumePlan
 from emporter_readers.protocol import Reader
 
+OVER_READ_TAKEN = 1.5
+"""Decodes per voxel that are taken for larger shards; past it smaller ones leave room for larger bands, which decode less."""
+
 
 def plan_conversion(plan: FetchPlan, readers: Mapping[str, Reader], request: IngestRequest, memory_bytes: int) -> ConversionPlan:
     """How every volume of a run is stored. `readers` by volume id; `memory_bytes` is what a converter's process may hold in all.
@@ -55,17 +58,23 @@ def lay_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_byt
     """Levels, shards and tasks of one volume. Shards are halved until a task fits, unless the user asked for them."""
     itemsize = np.dtype(volume.dtype).itemsize
     budget = working_memory(memory_bytes)
-    least = None
+    fitting: list[list[_Laid]] = []
+    needed: list[int] = []
     for voxels in _shard_sizes(output):
         passes = _plan_passes(_grids(volume, native, output, itemsize, voxels), volume, native, itemsize, budget)
-        needed = max(held.plan.memory for held in passes)
-        if needed <= budget:
-            return _volume_plan(volume, itemsize, passes)
-        least = needed if least is None else min(least, needed)
-    raise TooLittleMemoryError(
-        f"{volume.volume}: no task fits {memory_bytes // MIB} MiB",
-        hint=f"give converters EMPORTER_CONVERTER_MEMORY_BYTES={_rounded(BASE_BYTES + (least or 0))}, or ask for smaller shards",
-    )
+        needed.append(max(laid.plan.memory for laid in passes))
+        if needed[-1] <= budget:
+            fitting.append(passes)
+            if passes[0].plan.over_read <= OVER_READ_TAKEN:
+                break
+    if not fitting:
+        enough = _rounded(BASE_BYTES + min(needed))
+        raise TooLittleMemoryError(
+            f"{volume.volume}: no task fits {memory_bytes // MIB} MiB",
+            hint=f"give converters EMPORTER_CONVERTER_MEMORY_BYTES={enough}, or ask for smaller shards",
+        )
+    least = min(passes[0].plan.over_read for passes in fitting)
+    return _volume_plan(volume, itemsize, next(p for p in fitting if p[0].plan.over_read <= OVER_READ_TAKEN * least))
 
 
 @dataclass(frozen=True, slots=True)

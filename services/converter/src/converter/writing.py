@@ -6,6 +6,7 @@ shards of the level above. A band, two shards in the making and a row of shards 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.downsampling import halved_shape, halving
-from converter.memory import PIECE_BYTES, THREADS
+from converter.memory import PIECE_BYTES, THREADS, readers_of
 from converter.shards import ShardCodec, shard_index
 from converter.stored import shard_written, source_of
 from emporter_contracts import storage
@@ -108,7 +109,7 @@ class _Task:
     def run(self) -> dict[int, tuple[ShardWritten, ...]]:
         base = self._plan.levels[self._levels[0]]
         bands = list(self._box.tiles(base.band or base.task))
-        with ThreadPoolExecutor(THREADS, "read") as readers, ThreadPoolExecutor(THREADS, "encode") as encoders:
+        with ThreadPoolExecutor(self._readers(), "read") as readers, ThreadPoolExecutor(THREADS, "encode") as encoders:
             try:
                 coming = self._read(bands[0], readers)
                 for n, band in enumerate(bands):
@@ -122,6 +123,13 @@ class _Task:
                 readers.shutdown(wait=True, cancel_futures=True)
                 encoders.shutdown(wait=True, cancel_futures=True)
         return {k: tuple(sorted(shards, key=lambda s: s.key)) for k, shards in self._written.items()}
+
+    def _readers(self) -> int:
+        cell = Box.whole(self._reader.shape).overlap(Box.at((0, 0, 0), self._reader.native.cell))
+        assert cell is not None
+        base = self._levels[0]
+        made_of = math.prod(self._plan.levels[base].factor) if base else 1
+        return readers_of(cell.size * made_of * self._reader.dtype.itemsize)
 
     def _read(self, band: Box, readers: ThreadPoolExecutor) -> _Band:
         """Begin to read a band."""
