@@ -10,11 +10,12 @@ from emporter_readers.magic import what_it_is
 from emporter_readers.mrc.format import MrcFormat
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource, Format, FoundVolume, Hints, Reader
+from emporter_readers.slices import JPEG, PNG
 from emporter_readers.tiff.format import TiffFormat
 
 __all__ = ["FORMATS", "discover", "natural_order", "open_volume"]
 
-FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat(), MrcFormat())
+FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat(), MrcFormat(), PNG, JPEG)
 """In the order they are asked."""
 
 

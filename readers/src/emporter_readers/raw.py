@@ -153,12 +153,13 @@ class RawStack:
         return block
 
 
-def for_each(planes: Sequence[int], work: Callable[[int], None]) -> None:
-    """`work` of every plane, several at a time. Raises what the first of them that failed raised."""
-    if len(planes) == 1:
-        work(planes[0])
+def for_each(planes: Sequence[int], work: Callable[[int], None], at_once: int = PARALLEL) -> None:
+    """`work` of every plane, some at a time. Raises what the first of them that failed raised."""
+    if len(planes) == 1 or at_once == 1:
+        for plane in planes:
+            work(plane)
         return
-    with ThreadPoolExecutor(min(PARALLEL, len(planes))) as pool:
+    with ThreadPoolExecutor(min(at_once, len(planes))) as pool:
         results = pool.map(work, planes)
         try:
             for _ in results:

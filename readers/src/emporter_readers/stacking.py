@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from emporter_contracts.geometry import AXES, VoxelSize
+from emporter_contracts.plans import Caveat
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError
 from emporter_readers.protocol import ByteSource
 from emporter_readers.raw import PARALLEL, RawBlock, RawStack
@@ -66,6 +67,14 @@ def require_series_axes(axes: str | None, name: str) -> None:
     """What a request says of axes must fit slices along z. Raises AmbiguousContentError."""
     if axes not in (None, "zyx", "yx"):
         raise AmbiguousContentError(f"{name}: axes {axes!r} do not fit a series of slices", hint="say axes: zyx")
+
+
+def order_assumed(sources: Sequence[ByteSource], axes: str | None) -> tuple[Caveat, ...]:
+    """What is to be said of a volume of several files whose order nobody but their names tells."""
+    if axes is not None or len(sources) == 1:
+        return ()
+    evidence = f"{len(sources)} files are taken as one volume along z, in the order given"
+    return (Caveat(code="axes_assumed", evidence=evidence),)
 
 
 def same_length(a: float | None, b: float | None) -> bool:

@@ -14,7 +14,16 @@ from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.raw import RawBlock, RawReader, RawStack
 from emporter_readers.sampling import role_of
 from emporter_readers.selecting import checked, matches, planes_along, selected, series_name, spoken, third_axis
-from emporter_readers.stacking import Slice, all_slices, opened_stack, require_series_axes, same_length, stack_of, with_depth
+from emporter_readers.stacking import (
+    Slice,
+    all_slices,
+    opened_stack,
+    order_assumed,
+    require_series_axes,
+    same_length,
+    stack_of,
+    with_depth,
+)
 
 SUFFIXES = (".dm3", ".dm4")
 HEAD_BYTES = 32
@@ -148,8 +157,7 @@ def _stack(sources: Sequence[ByteSource], hints: Hints) -> FoundVolume:
     slices = all_slices(sources, lambda source: _slice(source, hints))
     depth, caveats = _slice_depth(slices)
     if depth is None:
-        evidence = f"{len(sources)} files are taken as one volume along z, in the order given"
-        caveats = (*caveats, Caveat(code="axes_assumed", evidence=evidence))
+        caveats = (*caveats, *order_assumed(sources, hints.axes))
     reader = stack_of(slices, with_depth(slices[0].voxel_size, depth))
     return _described(reader, first, hints, objects=len(sources), caveats=caveats)
 

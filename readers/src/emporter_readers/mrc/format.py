@@ -14,7 +14,7 @@ from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.raw import RawBlock, RawReader, RawStack
 from emporter_readers.sampling import role_of
 from emporter_readers.selecting import checked, matches, planes_along, selected, series_name, spoken, third_axis
-from emporter_readers.stacking import Slice, all_slices, opened_stack, require_series_axes, stack_of, with_depth
+from emporter_readers.stacking import Slice, all_slices, opened_stack, order_assumed, require_series_axes, stack_of, with_depth
 
 SUFFIXES = (".mrc", ".mrcs", ".map", ".ccp4", ".rec", ".st", ".ali", ".preali")
 
@@ -137,12 +137,10 @@ def _stack(sources: Sequence[ByteSource], hints: Hints) -> FoundVolume:
     """A series of files, each one section: all headers are read, and must agree. What lies between them nobody says."""
     require_series_axes(hints.axes, sources[0].name)
     slices = all_slices(sources, _slice)
-    evidence = f"{len(sources)} files are taken as one volume along z, in the order given"
     header = read_header(sources[0])
     size = with_depth(header.voxel_size, None)
-    choice = _Choice(
-        header, Select(series=0, channel=0, time=0, level=0), 0, 1, size, (Caveat(code="axes_assumed", evidence=evidence),)
-    )
+    assumed = order_assumed(sources, hints.axes)
+    choice = _Choice(header, Select(series=0, channel=0, time=0, level=0), 0, 1, size, assumed)
     selected([choice], hints.select, sources[0].name)
     return _described(stack_of(slices, size), choice, hints, objects=len(sources))
 
