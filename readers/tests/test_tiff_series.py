@@ -1,12 +1,17 @@
 """Which volumes lie in a TIFF, what they are called, along which axes they lie, and what is refused by name."""
 
+import io
+import struct
+
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
 from emporter_contracts.commands import Select
+from emporter_contracts.geometry import Box
 from emporter_readers.array import MemorySource
-from emporter_readers.discover import discover
+from emporter_readers.discover import discover, open_volume
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
 from emporter_readers.protocol import Hints
 from emporter_readers.testing import tiff_bytes, volumes_of
@@ -179,6 +184,27 @@ class TestSeveralFiles:
         same(volumes_of(slices), {"": self.stack})
         same(volumes_of(slices[::-1]), {"": self.stack[::-1]})
 
+    def test_opening_slices_reads_the_first_and_a_box_those_it_touches(self):
+        slices = self.slices()
+        (found,) = discover(slices, Hints())
+        for source in slices:
+            source.bytes_read = 0
+        reader = open_volume(slices, found)
+        assert [k for k, source in enumerate(slices) if source.bytes_read] == [0]
+        np.testing.assert_array_equal(reader.read(Box((4, 2, 3), (7, 8, 9))), self.stack[4:7, 2:8, 3:9])
+        assert [k for k, source in enumerate(slices) if source.bytes_read] == [0, 4, 5, 6]
+
+    def test_a_slice_that_changed_after_the_plan_is_named_when_it_is_read(self):
+        slices = self.slices()
+        (found,) = discover(slices, Hints())
+        reader = open_volume(slices, found)
+        slices[4].data = tiff_bytes(counting(8, 10))
+        slices[5].data = tiff_bytes(counting(2, 8, 9))
+        reader.read(Box((0, 0, 0), (4, 8, 9)))
+        for z in (4, 5):
+            with pytest.raises(CorruptObjectError, match=rf"slice_{z}\.tif"):
+                reader.read(Box.at((z, 0, 0), (1, 1, 1)))
+
     def test_files_of_several_planes_follow_each_other(self):
         files = [a_file(self.stack[:5], "a.tif"), a_file(self.stack[5:], "b.tif")]
         same(volumes_of(files), {"": self.stack})
@@ -216,6 +242,9 @@ class TestSeveralFiles:
         assert volume.voxel_size.nm == (None, pytest.approx(4.0), pytest.approx(4.0))
         (volume,) = discover(slices(125.0), Hints())
         assert volume.voxel_size.nm == (None, None, None)
+        assert [c.evidence for c in volume.caveats if c.code == "archive_disagrees"] == [
+            "2.tif says another voxel size than 0.tif, so neither is believed"
+        ]
 
 
 class TestColours:
@@ -265,10 +294,66 @@ class TestColours:
         with pytest.raises(UnsupportedContentError, match="colours differ"):
             volumes_of([self.rgb(array)])
 
+    @pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+    def test_jpeg_colours_are_those_tifffile_reads(self, subsampling):
+        smooth = np.indices((48, 64)).sum(0).astype("uint8")
+        array = np.stack([smooth, smooth[::-1], smooth[:, ::-1]], axis=-1)
+        source = self.rgb(array, compression="jpeg", compressionargs={"subsampling": subsampling}, rowsperstrip=16)
+        theirs = tifffile.imread(io.BytesIO(source.data))
+        volumes = volumes_of([source], Hints(rgb="split"))
+        same(volumes, {f"s0-c{c}-t0": np.ascontiguousarray(theirs[None, ..., c]) for c in range(3)})
+
     def test_channels_that_are_no_colours_are_volumes(self):
         array = counting(2, 8, 9)
         source = a_file(np.moveaxis(array, 0, -1), photometric="minisblack", planarconfig="contig", metadata=None)
         same(volumes_of([source]), {f"s0-c{c}-t0": array[c : c + 1] for c in range(2)})
+
+
+class TestOldHabits:
+    def test_bits_stored_last_first_are_turned_round(self):
+        array = counting(8, 16, dtype="uint8")
+        data = tiff_bytes(array, metadata=None, extratags=[(65266, 3, 1, 2, True)])
+        data = data.replace(struct.pack("<HHI", 65266, 3, 1), struct.pack("<HHI", 266, 3, 1))
+        (found,) = discover([MemorySource("a.tif", data)], Hints())
+        offset = open_volume([MemorySource("a.tif", data)], found).pages[0].offsets[0]
+        turned = data[:offset] + imagecodecs.bitorder_decode(data[offset : offset + 128]) + data[offset + 128 :]
+        same(volumes_of([MemorySource("a.tif", turned)]), {"": array[None]})
+
+    def test_one_strip_without_a_byte_count_has_the_bytes_its_shape_needs(self):
+        array = counting(8, 9)
+        data = tiff_bytes(array, metadata=None)
+        renamed = data.replace(struct.pack("<HHI", 279, 4, 1), struct.pack("<HHI", 65279, 4, 1))
+        renamed = renamed.replace(struct.pack("<HHI", 279, 3, 1), struct.pack("<HHI", 65279, 3, 1))
+        assert renamed != data
+        same(volumes_of([MemorySource("a.tif", renamed)]), {"": array[None]})
+
+    def test_min_is_white_is_read_as_stored(self):
+        array = counting(3, 8, 9, dtype="uint8")
+        same(volumes_of([a_file(array, photometric="miniswhite", metadata=None)]), {"": array})
+
+
+class TestBytesRead:
+    stack = counting(3, 400, 500)
+
+    def cost(self, box, **options):
+        source = a_file(self.stack, metadata=None, **options)
+        (found,) = discover([source], Hints())
+        reader = open_volume([source], found)
+        source.bytes_read = 0
+        np.testing.assert_array_equal(reader.read(box), self.stack[box.slices()])
+        return source.bytes_read
+
+    def test_rows_of_an_uncompressed_page_are_read_alone(self):
+        assert self.cost(Box((1, 10, 0), (2, 13, 500))) == 3 * 1000
+        assert self.cost(Box((0, 10, 100), (3, 13, 101))) == 3 * 3 * 1000
+        assert self.cost(Box((1, 10, 0), (2, 13, 500)), rowsperstrip=11) == 3 * 1000
+
+    def test_of_compressed_pages_the_strips_a_box_touches(self):
+        whole = self.cost(Box.whole((3, 400, 500)), compression="zlib", rowsperstrip=10)
+        assert self.cost(Box((1, 100, 0), (2, 110, 500)), compression="zlib", rowsperstrip=10) < whole / 100
+
+    def test_of_tiled_pages_the_tiles_a_box_touches(self):
+        assert self.cost(Box((1, 16, 16), (2, 32, 32)), tile=(16, 16)) == 512
 
 
 class TestRefusedByName:

@@ -13,14 +13,16 @@ from emporter_readers.bounds import require_few
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
 from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.sampling import role_of, sample_boxes
+from emporter_readers.selecting import matches, series_name, spoken
 from emporter_readers.tiff.axes import Placed, placed
 from emporter_readers.tiff.colours import SAY_RGB, is_grey
 from emporter_readers.tiff.file import PARALLEL
 from emporter_readers.tiff.headers import Headers
-from emporter_readers.tiff.ome import is_ome, ome_series
+from emporter_readers.tiff.ome import is_ome, names_others, ome_series
 from emporter_readers.tiff.pages import MAY_BE_LOSSY, RGB, YCBCR, Layout, Page
 from emporter_readers.tiff.reader import Samples, TiffReader
 from emporter_readers.tiff.series import Series, file_series
+from emporter_readers.tiff.slices import LazySlices, own_series, require_alike, single_page
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
@@ -37,10 +39,13 @@ class _Choice:
     select: Select
 
     @property
-    def pages(self) -> list[Page]:
+    def pages(self) -> Sequence[Page]:
         per_page = self.series.layout.samples if isinstance(self.samples, int) else 1
         channel, time = self.select.channel or 0, self.select.time or 0
-        return [self.series.pages[k] for k in self.placed.planes(channel // per_page, time)]
+        planes = self.placed.planes(channel // per_page, time)
+        if planes == list(range(len(self.series.pages))):
+            return self.series.pages  # which may read them when they are first asked for
+        return [self.series.pages[k] for k in planes]
 
 
 class TiffFormat:
@@ -57,10 +62,10 @@ class TiffFormat:
         series = _all_series(files, sources)
         wanted = [k for k in range(len(series)) if hints.select.series in (None, k)]
         everything = [choice for k in wanted for choice in _choices(k, series, hints, files[0].name)]
-        chosen = [choice for choice in everything if _selected(choice.select, hints.select)]
+        chosen = [choice for choice in everything if matches(choice.select, hints.select)]
         if not chosen:
             raise AmbiguousContentError(
-                f"{files[0].name}: holds nothing that {_said(hints.select)} selects",
+                f"{files[0].name}: holds nothing that {spoken(hints.select)} selects",
                 hint=f"it holds {len(everything)} volumes in {len(series)} series; leave the selection out to see them",
             )
         require_few(len(chosen), files[0].name)
@@ -68,14 +73,31 @@ class TiffFormat:
         return [_found(sources, files, choice, hints, level, alone=len(series) == len(everything) == 1) for choice in chosen]
 
     def open(self, sources: Sequence[ByteSource], found: FoundVolume) -> Reader:
-        files = _headers(sources)
-        series = _all_series(files, sources)
+        files, series = _opened_series(sources, found)
         hints = Hints(select=found.select, axes=found.axes, rgb=found.rgb)
         number = found.select.series or 0
         for choice in _choices(number, series, hints, files[0].name) if number < len(series) else ():
-            if _selected(choice.select, found.select):
+            if matches(choice.select, found.select):
                 return _opened(sources, files, choice, found)
-        raise CorruptObjectError(f"{files[0].name}: no longer holds {_said(found.select)}", hint="plan the ingest again")
+        raise CorruptObjectError(f"{files[0].name}: no longer holds {spoken(found.select)}", hint="plan the ingest again")
+
+
+def _opened_series(sources: Sequence[ByteSource], found: FoundVolume) -> tuple[list[Headers], list[Series]]:
+    """As much of the files as opening one volume takes: of slices of one plane each, the first."""
+    if len(sources) > 1 and found.shape[0] == len(sources) and not found.select.level:
+        first = Headers(sources[0], 0)
+        page = None if _spread(first) else single_page(first, sources[0])
+        if page is not None and page.layout.depth == 1:
+            # The voxel size is the plan's: it was agreed upon by all of them.
+            slices = LazySlices(sources, page)
+            return [first], [Series(axes="z", sizes=(len(slices),), pages=slices, voxel_size=found.voxel_size)]
+    files = _headers(sources)
+    return files, _all_series(files, sources)
+
+
+def _spread(headers: Headers) -> bool:
+    """Whether a file is OME and speaks of planes in other files."""
+    return is_ome(headers.pages[0].description) and names_others(headers)
 
 
 def _opened(sources: Sequence[ByteSource], files: Sequence[Headers], choice: _Choice, found: FoundVolume) -> TiffReader:
@@ -106,17 +128,20 @@ def _all_series(files: Sequence[Headers], sources: Sequence[ByteSource]) -> list
             return found
     if len(files) == 1:
         return file_series(files[0], sources[0].size)
-    return [_stacked([_only(headers, source) for headers, source in zip(files, sources, strict=True)], files)]
+    return [_stacked([_part(headers, source) for headers, source in zip(files, sources, strict=True)], files)]
 
 
-def _only(headers: Headers, source: ByteSource) -> Series:
+def _part(headers: Headers, source: ByteSource) -> Series:
     """The one series of a file that is a part of a stack."""
-    ome = ome_series([headers]) if is_ome(headers.pages[0].description) else None
-    series = ome or file_series(headers, source.size)
+    series = own_series(headers, source)
     if len(series) != 1:
         raise AmbiguousContentError(
             f"{headers.name}: holds {len(series)} images, a stack needs files of one each",
             hint="ingest this file by itself, or leave it out",
+        )
+    if any(size > 1 and axis not in "zi" for axis, size in zip(series[0].axes, series[0].sizes, strict=True)):
+        raise AmbiguousContentError(
+            f"{headers.name}: holds channels or times, and is one of several files", hint="ingest each file by itself"
         )
     return series[0]
 
@@ -125,31 +150,16 @@ def _stacked(parts: list[Series], files: Sequence[Headers]) -> Series:
     """Files one behind the other along z, in the order given."""
     first = parts[0]
     for part, headers in zip(parts, files, strict=True):
-        if part.layout.image != first.layout.image:
-            raise CorruptObjectError(
-                f"{headers.name}: is {_described(part.layout)}, {files[0].name} is {_described(first.layout)}",
-                hint="slices of one volume have one shape and dtype; leave the odd file out",
-            )
-        if any(size > 1 and axis not in "zi" for axis, size in zip(part.axes, part.sizes, strict=True)):
-            raise AmbiguousContentError(
-                f"{headers.name}: holds channels or times, and is one of several files", hint="ingest each file by itself"
-            )
+        require_alike(part.layout, first.layout, headers.name, files[0].name)
     pages = [page for part in parts for page in part.pages]
-    agreed = all(part.voxel_size == first.voxel_size for part in parts)
-    evidence = f"{len(parts)} files are taken as one volume along z, in the order given"
-    return Series(
-        axes="z",
-        sizes=(len(pages),),
-        pages=pages,
-        voxel_size=first.voxel_size if agreed else VoxelSize(),
-        caveats=(Caveat(code="axes_assumed", evidence=evidence),),
-        said=first.said,
-    )
-
-
-def _described(layout: Layout) -> str:
-    samples = f" x {layout.samples} samples" if layout.samples > 1 else ""
-    return f"{layout.length} x {layout.width}{samples} {layout.dtype}"
+    caveats = [Caveat(code="axes_assumed", evidence=f"{len(parts)} files are taken as one volume along z, in the order given")]
+    voxel_size = first.voxel_size
+    odd = next((headers.name for part, headers in zip(parts, files, strict=True) if part.voxel_size != voxel_size), None)
+    if odd is not None:
+        evidence = f"{odd} says another voxel size than {files[0].name}, so neither is believed"
+        caveats.append(Caveat(code="archive_disagrees", evidence=evidence))
+        voxel_size = VoxelSize()
+    return Series(axes="z", sizes=(len(pages),), pages=pages, voxel_size=voxel_size, caveats=tuple(caveats), said=first.said)
 
 
 def _choices(number: int, everything: Sequence[Series], hints: Hints, name: str) -> Iterator[_Choice]:
@@ -176,20 +186,6 @@ def _samples(layout: Layout, hints: Hints, label: str) -> list[Samples]:
     if hints.rgb == "luma" and layout.dtype.kind != "f" and (layout.dtype.kind != "u" or layout.dtype.itemsize > 4):
         raise UnsupportedContentError(f"{label}: luma is not defined for {layout.dtype}", hint="say rgb: split")
     return ["luma" if hints.rgb == "luma" else "grey"]
-
-
-def _selected(select: Select, wanted: Select) -> bool:
-    return all(
-        asked is None or asked == here
-        for asked, here in (
-            (wanted.series, select.series), (wanted.channel, select.channel), (wanted.time, select.time),
-        )
-    )  # fmt: skip
-
-
-def _said(select: Select) -> str:
-    named = [f"{key} {value}" for key, value in select.model_dump().items() if value is not None]
-    return ", ".join(named) or "the whole"
 
 
 def _reader(sources: Sequence[ByteSource], files: Sequence[Headers], choice: _Choice, level: int) -> TiffReader:
@@ -232,7 +228,7 @@ def _found(
     return FoundVolume(
         format=TiffFormat.name,
         objects=tuple(range(len(sources))),
-        series="" if alone else f"s{select.series}-c{select.channel}-t{select.time}",
+        series=series_name(select, alone=alone),
         select=select,
         shape=reader.shape,
         dtype=reader.dtype.name,

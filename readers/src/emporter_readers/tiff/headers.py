@@ -152,6 +152,8 @@ class Headers:
 
     def _page(self, tif: Any, offset: int, tags: dict[int, int], number: int) -> Page:
         label = f"{self.name}, page {number}" if number >= 0 else f"{self.name}, level {-number}"
+        for code in ELSEWHERE.keys() & tags.keys():
+            raise UnsupportedContentError(f"{label}: {ELSEWHERE[code]} content is not read", hint="export it as OME-TIFF")
         for code in STRUCTURAL & tags.keys():
             if tags[code] > min(HEADER_BYTES, self._size):
                 raise CorruptObjectError(f"{label}: tag {code} claims {tags[code]} bytes")
@@ -213,7 +215,7 @@ def _layout(page: Any, big_endian: bool, codes: Any) -> Layout:
     depth, length, width = int(page.imagedepth), int(page.imagelength), int(page.imagewidth)
     rows = min(int(page.rowsperstrip) or length, length)
     cell = Cell(int(page.tiledepth), int(page.tilelength), int(page.tilewidth)) if tiled else Cell(1, rows, width)
-    refusal, hint = _refusal(page, codes)
+    refusal, hint = _refusal(page)
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 0
     return Layout(
         depth=depth,
@@ -236,11 +238,9 @@ def _layout(page: Any, big_endian: bool, codes: Any) -> Layout:
     )
 
 
-def _refusal(page: Any, codes: Any) -> tuple[str, str]:  # noqa: PLR0911  # a list of reasons, each with its hint
+def _refusal(page: Any) -> tuple[str, str]:  # noqa: PLR0911  # a list of reasons, each with its hint
     """Why a page can't be a volume, and what the user can do; both empty where it can."""
     bits, kind, photometric = page.bitspersample, int(page.sampleformat), int(page.photometric)
-    for code in ELSEWHERE.keys() & codes:
-        return f"{ELSEWHERE[code]} content is not read", "export it as OME-TIFF"
     if kind in (5, 6):
         return "complex pixels are not an image volume", "export amplitude or phase as float32"
     if not isinstance(bits, int) or bits not in (1, 8, 16, 32, 64) or page.dtype is None or (bits == 1 and kind not in (1, 4)):

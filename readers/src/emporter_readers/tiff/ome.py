@@ -19,6 +19,8 @@ from emporter_readers.tiff.pages import Page
 from emporter_readers.tiff.series import Series
 
 ORDERS = frozenset({"XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC"})
+MOST_DIGITS = 18
+"""Of a whole number; beyond, it is no count of anything, and Python refuses the longest with an error of its own."""
 MICROMETRE = "µm"
 """The unit of PhysicalSize where the file names none (OME schema, default of PhysicalSizeXUnit)."""
 
@@ -43,6 +45,14 @@ def ome_series(files: Sequence[Headers]) -> list[Series] | None:
         return None
     places.require_all_here(named)
     return [_series(image, p, places, alone=len(pixels) == 1) for image, p in pixels]
+
+
+def names_others(headers: Headers) -> bool:
+    """Whether an OME-TIFF speaks of planes in other files, or leaves its own to another."""
+    root = _parse(headers.pages[0].description, headers.name)
+    places = _Places([headers], 0, root.get("UUID"))
+    named = {name for image in _all(root, "Image") for pixels in _all(image, "Pixels") for name in _named(pixels)}
+    return any(True for _ in _all(root, "BinaryOnly")) or any(places.other(name) for name in named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +194,7 @@ def _voxel_size(pixels: ET.Element) -> VoxelSize:
 
 def _whole(element: ET.Element, key: str, name: str, default: int = 0, least: int = 1) -> int:
     value = element.get(key, str(default))
-    if not value.isascii() or not value.isdigit() or int(value) < least:
+    if not value.isascii() or not value.isdigit() or len(value) > MOST_DIGITS or int(value) < least:
         raise CorruptObjectError(f"{name}: its OME-XML says {key}={value!r}")
     return int(value)
 

@@ -132,7 +132,7 @@ def _shaped(page: Page) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads(page.description)
-    except ValueError:
+    except (ValueError, RecursionError):
         meta = None
     shape = meta.get("shape") if isinstance(meta, dict) else None
     if not isinstance(shape, list) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):

@@ -30,8 +30,8 @@ def imagej_voxel_size(meta: Mapping[str, Any], said: Mapping[str, Any]) -> Voxel
     ]
     if unit.lower() in ("inch", "in", "cm"):
         sizes = [size if size is not None and _plausible(size) else None for size in sizes]
-    spacing = meta.get("spacing")
-    z = to_nm(float(spacing), str(meta.get("zunit", unit))) if isinstance(spacing, int | float) else None
+    spacing = _reciprocal([1, meta.get("spacing")])
+    z = None if spacing is None else to_nm(spacing, str(meta.get("zunit", unit)))
     return VoxelSize.said("file", (z, sizes[1], sizes[0]))
 
 
@@ -65,7 +65,7 @@ def _reciprocal(rational: Any) -> float | None:
     """Length of a pixel from a rational of pixels per unit; None where it is zero, negative or absent."""
     try:
         numerator, denominator = (float(n) for n in rational)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if numerator <= 0 or denominator <= 0:
         return None
