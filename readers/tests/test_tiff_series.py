@@ -10,7 +10,7 @@ import tifffile
 
 from emporter_contracts.commands import Select
 from emporter_contracts.geometry import Box
-from emporter_readers.array import MemorySource
+from emporter_readers.array import FileSource, MemorySource
 from emporter_readers.discover import discover, open_volume
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
 from emporter_readers.protocol import Hints
@@ -395,3 +395,21 @@ def patch_tag(data, code, value):
     entry = code.to_bytes(2, "little") + b"\x03\x00\x01\x00\x00\x00"
     at = data.index(entry) + len(entry)
     return data[:at] + value.to_bytes(2, "little") + data[at + 2 :]
+
+
+class TestBeyondFourGigabytes:
+    def test_the_last_plane_of_a_stack_of_which_only_the_first_has_a_directory(self, tmp_path):
+        path = tmp_path / "a.tif"
+        plane = np.arange(2048 * 2048, dtype="uint32").astype("uint8").reshape(2048, 2048)
+        path.write_bytes(tiff_bytes(plane, description="ImageJ=1.53t\nimages=1200\nslices=1200\n", metadata=None, byteorder=">"))
+        offset = path.stat().st_size - plane.nbytes
+        with path.open("r+b") as file:
+            file.truncate(offset + 1200 * plane.nbytes)  # sparse: 5 GB that take no room
+            file.seek(offset + 1199 * plane.nbytes)
+            file.write(plane[::-1].tobytes())
+        source = FileSource("a.tif", path)
+        (found,) = discover([source], Hints())
+        assert found.shape == (1200, 2048, 2048)
+        voxels = open_volume([source], found).read(Box((1198, 100, 100), (1200, 110, 120)))
+        np.testing.assert_array_equal(voxels[0], np.zeros((10, 20), "uint8"))
+        np.testing.assert_array_equal(voxels[1], plane[::-1][100:110, 100:120])
