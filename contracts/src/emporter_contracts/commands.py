@@ -166,12 +166,25 @@ class Control(Message):
 class CatalogQuery(Message):
     """Body of `catalog.query`: the same filters as `GET /v1/volumes`."""
 
-    kind: Literal["volumes", "volume", "jobs", "job"] = "volumes"
+    kind: Literal["volumes", "volume", "jobs", "job", "facets", "lineage"] = "volumes"
     id: str | None = None
     q: str | None = None
     source: str | None = None
     status: str | None = None
     modality: str | None = None
+    organism: str | None = None
+    dtype: str | None = None
+    licence: str | None = None
+    role: str | None = None
+    labels_of: str | None = None
+    verified: str | None = None
+    caveat: str | None = None
+    annotation: str | None = None
+    """`key`, or `key=value`."""
+    ranges: dict[str, str] = {}
+    """`low..high` by name, both included, either may be left out: `{"voxel_nm": "4..8", "bytes": "..1e9"}`."""
+    where: tuple[str, ...] = ()
+    """Conditions on the record by JSON path: `metadata.core.axes=zyx`, `additional_metadata.idr_metadata.sample~mouse`."""
     max_voxel_nm: float | None = None
     sort: str = "-updated_at"
     cursor: str | None = None

@@ -7,13 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from cataloger.database import Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
-from cataloger.feed import Feed
-from cataloger.intake import Intake
-from cataloger.queries import Catalog
 from cataloger.rebuild import rebuild
-from cataloger.removal import Removals
 from cataloger.testing_builders import (
     JOB,
     a_plan,
@@ -25,60 +20,14 @@ from cataloger.testing_builders import (
     store_plan,
     store_tombstone,
 )
+from cataloger.testing_world import World
 from emporter_contracts import storage
 from emporter_contracts.commands import CatalogQuery, IngestRequest, Refusal
-from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPlanReady, RunEvent, VolumeComplete
-from emporter_contracts.ids import VolumeRef
-from emporter_contracts.jobs import JobStatus, Tally, Waiting
+from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPlanReady, VolumeComplete
+from emporter_contracts.jobs import Tally, Waiting
 from emporter_contracts.plans import StoredRequest
 from emporter_runtime.objects import Objects, json_bytes
 from emporter_runtime.runs import RunNote
-
-
-class World:
-    """A catalog on one database, a store in memory, and everything that may be said to it."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.objects = Objects.in_memory()
-        self.feed = Feed()
-        self.intake = Intake(database, self.objects, self.feed)
-        self.removals = Removals(database, self.objects, self.intake)
-        self.catalog = Catalog(database, "http://catalog", "http://blocks")
-
-    async def hear(self, *said: JobStatus | RunEvent) -> None:
-        for one in said:
-            fact = fact_of(one)
-            if isinstance(one, JobStatus):
-                await self.intake.state_changed(one, fact)
-            elif isinstance(one, RawPlanReady):
-                await self.intake.plan_ready(one, fact)
-            elif isinstance(one, VolumeComplete):
-                await self.intake.volume_complete(one, fact)
-            else:
-                await self.intake.listed(fact)
-
-    async def planned(self, *volumes: str, job: str = JOB, run: tuple[int, int] = (1, 1), **fields) -> RawPlanReady:
-        plan = await store_plan(self.objects, a_plan(*volumes, job=job, revision=run[0], **fields))
-        names = tuple(v.volume for v in plan.volumes)
-        return RawPlanReady(job=job, revision=run[0], generation=run[1], objects=1, bytes=1, volumes=names)
-
-    async def finished(self, volume: str = JOB, job: str = JOB, run: tuple[int, int] = (1, 1), **core) -> VolumeComplete:
-        await store_commit(self.objects, a_record(volume, run[0], **core), job)
-        return VolumeComplete(job=job, revision=run[0], generation=run[1], volume=volume, digest="d" * 64)
-
-    async def row(self, volume: str = JOB) -> dict:
-        found = {r["volume"]: r for r in await self.rows()}
-        return found[volume]
-
-    async def rows(self, **query) -> list[dict]:
-        return (await self.catalog.volumes(CatalogQuery(**query))).items
-
-    async def record(self, ref: str = JOB) -> dict:
-        return await self.catalog.record(VolumeRef.parse(ref))
-
-    async def history(self, volume: str = JOB) -> list[dict]:
-        return (await self.catalog.events(VolumeRef.parse(volume), CatalogQuery(limit=1000))).items
 
 
 class CatalogSuite:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from cataloger.app import serve
 from cataloger.database import Database, migrated
 from cataloger.rebuild import rebuild
+from cataloger.repository import rederive
 from cataloger.settings import CatalogerSettings
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
@@ -23,6 +24,7 @@ async def migrate(settings: CatalogerSettings) -> None:
     database = Database.open(settings.database_url)
     try:
         await migrated(database)
+        await rederive(database)
     finally:
         await database.close()
     log.info("migrated")

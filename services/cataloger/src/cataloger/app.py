@@ -11,6 +11,7 @@ from cataloger.handlers import register
 from cataloger.intake import Intake
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
+from cataloger.repository import rederive
 from cataloger.settings import CatalogerSettings
 from emporter_runtime.bus import Bus
 from emporter_runtime.health import Check, serving
@@ -33,6 +34,7 @@ async def serve(settings: CatalogerSettings) -> None:
         async with serving(app, settings.http_host, settings.http_port):
             try:
                 await migrated(database)
+                await rederive(database)
                 async with bus.running():
                     await removals.sweep_for_ever(settings.sweep_seconds)
             finally:

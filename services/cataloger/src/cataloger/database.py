@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 from alembic import command
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from cataloger.jsonpaths import match_document
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.errors import TransientError
 from emporter_runtime.logging import get_logger
@@ -30,6 +31,8 @@ MIGRATION_LOCK = 0x656D706F72746572
 MIGRATIONS = Path(__file__).parent / "migrations"
 RETRY_SECONDS = (0.5, 10.0)
 """First and longest wait for a database that does not answer at start."""
+
+T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -85,6 +88,12 @@ class Database:
                     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                 await connection.run_sync(upgrade)
 
+    async def run_sync(self, work: Callable[[Connection], T]) -> T:
+        """Work that wants SQLAlchemy's blocking connection, in one writing transaction."""
+        with _faults():
+            async with self._writer.begin() as connection:
+                return await connection.run_sync(work)
+
     async def ready(self) -> bool:
         """Whether the database answers and has our tables."""
         async with self.reading() as session:
@@ -111,11 +120,20 @@ async def migrated(database: Database) -> None:
 
 def upgrade(connection: Connection) -> None:
     """Run the migrations on an open connection, in its transaction."""
+    command.upgrade(_config(connection), "head")
+
+
+def downgrade(connection: Connection, to: str) -> None:
+    """Take migrations back to a version, or to `base`, in the connection's transaction. Their columns' content is lost."""
+    command.downgrade(_config(connection), to)
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
 @contextmanager
@@ -171,6 +189,7 @@ def _sqlite(url: str) -> AsyncEngine:
         # An event is acknowledged after its transaction; NORMAL would lose that transaction with the machine's power.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
+        connection.create_function("emporter_json_match", 2, match_document, deterministic=True)
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:

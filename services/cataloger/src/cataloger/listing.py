@@ -15,14 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger.errors import InvalidQueryError
+from cataloger.filters import STATES, check, volume_filters
 from cataloger.models import Event, Job, Volume
-from cataloger.records import REMOVED
+from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import job_of
-from emporter_contracts.jobs import JobState
 
-MAX_WORDS = 8
-"""Words of a search that count; each is a scan of the text column."""
+RELEVANCE = "relevance"
+RANKED = 2000
+"""Volumes a search by relevance ranks, the newest of those found: ranking all that hold a common word takes seconds."""
 UNKNOWN_LAST = 1.0e300
 """Stands for an unknown number in a sort: after every real one."""
 
@@ -41,7 +42,9 @@ class Sort:
     def after(self, value: Any, identity: str) -> ColumnElement[bool]:
         """The rows that come after one with this value and id."""
         beyond = self.by < value if self.descending else self.by > value
-        return or_(beyond, and_(self.by == value, self.identity > identity))
+        # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
+        reached = self.by <= value if self.descending else self.by >= value
+        return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
 
     def clauses(self) -> tuple[ColumnElement[Any], ...]:
         return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
@@ -68,25 +71,22 @@ VOLUME_SORTS: dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]] = {
     "bytes": (func.coalesce(Volume.bytes, -1), int),
     "max_voxel_nm": (func.coalesce(Volume.max_voxel_nm, UNKNOWN_LAST), float),
 }
-STATES = [str(s) for s in JobState]
 
 
 async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     """(Volume, Job or None) of the volumes a query asks for. Raises InvalidQueryError."""
-    name = query.sort.removeprefix("-")
-    if name not in VOLUME_SORTS:
-        raise InvalidQueryError(
-            f"sort={query.sort[:40]!r} is not known", hint=f"one of {', '.join(VOLUME_SORTS)}; - in front for descending"
-        )
-    by, read = VOLUME_SORTS[name]
-    sort = Sort(by, Volume.id, read, descending=query.sort.startswith("-"))
-    rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).where(*_volume_filters(query))
-    return await _page(session, rows, sort, query)
+    dialect = session.get_bind().dialect.name
+    filters = volume_filters(query, dialect)
+    rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True)
+    if query.sort == RELEVANCE:
+        near = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
+        return await _page(session, rows.where(Volume.id.in_(near)), _relevance(query, dialect), query)
+    return await _page(session, rows.where(*filters), _volume_sort(query), query)
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     """(Job,) of the jobs a query asks for, the newest first. Raises InvalidQueryError."""
-    _check("state", query.status, STATES)
+    check("state", query.status, STATES)
     filters = [Job.source == query.source] if query.source else []
     filters += [Job.state == query.status] if query.status else []
     sort = Sort(Job.created_at.expression, Job.id, _time, descending=True)
@@ -107,20 +107,20 @@ async def all_volumes(session: AsyncSession, after: str, limit: int) -> list[Vol
     return list((await session.execute(query)).scalars())
 
 
-def _volume_filters(query: CatalogQuery) -> list[ColumnElement[bool]]:
-    _check("status", query.status, [*STATES, REMOVED])
-    equal = {Volume.source: query.source, Volume.status: query.status, Volume.modality: query.modality}
-    filters: list[ColumnElement[bool]] = [column == value for column, value in equal.items() if value]
-    if query.max_voxel_nm is not None:
-        # An unknown voxel size is NULL and so never small enough.
-        filters.append(Volume.max_voxel_nm <= query.max_voxel_nm)
-    words = (query.q or "").replace("\x00", " ").lower().split()[:MAX_WORDS]
-    return filters + [Volume.search.contains(word, autoescape=True) for word in words]
+def _volume_sort(query: CatalogQuery) -> Sort:
+    name = query.sort.removeprefix("-")
+    if name not in VOLUME_SORTS:
+        known = ", ".join([*VOLUME_SORTS, RELEVANCE])
+        raise InvalidQueryError(f"sort={query.sort[:40]!r} is not known", hint=f"one of {known}; - in front for descending")
+    by, read = VOLUME_SORTS[name]
+    return Sort(by, Volume.id, read, descending=query.sort.startswith("-"))
 
 
-def _check(name: str, value: str | None, known: list[str]) -> None:
-    if value and value not in known:
-        raise InvalidQueryError(f"{name}={value[:40]!r} is not known", hint=f"one of {', '.join(known)}")
+def _relevance(query: CatalogQuery, dialect: str) -> Sort:
+    words = words_of(query.q)
+    if not words:
+        raise InvalidQueryError("sort=relevance needs words to be relevant to", hint="add q=, or sort by -updated_at")
+    return Sort(search_of(dialect).rank(words), Volume.id, float, descending=True)
 
 
 async def _page(session: AsyncSession, rows: Select[*tuple[Any, ...]], sort: Sort, query: CatalogQuery) -> Slice:

@@ -1,4 +1,8 @@
-"""The tables of the catalog, for PostgreSQL and SQLite alike: what is queried has a typed column, the rest is JSON."""
+"""The tables of the catalog, for PostgreSQL and SQLite alike: what is queried has a typed column, the rest is JSON.
+
+What only one of the two has (full-text columns, tables, expression indexes) is made by the migrations alone, and its name begins
+with NATIVE.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, Inde
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+NATIVE = "search_"
+"""How the name of whatever the models do not know begins: it belongs to one database's way of searching."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -74,6 +81,8 @@ class Revision(Base):
     committed: Mapped[bool] = mapped_column(Boolean)
     stub: Mapped[bool] = mapped_column(Boolean)
     """Stands for the volumes of a job whose plan is not ready."""
+    external: Mapped[bool] = mapped_column(Boolean)
+    """Entered by an outside script, not made by a job of ours."""
     removed_at: Mapped[datetime | None]
     record: Mapped[dict[str, Any]] = mapped_column(json_type())
     problems: Mapped[list[str]] = mapped_column(json_type())
@@ -96,14 +105,37 @@ class Volume(Base):
     source_id: Mapped[str]
     modality: Mapped[str]
     role: Mapped[str]
+    labels_of: Mapped[str | None]
     dtype: Mapped[str | None]
     licence: Mapped[str | None]
+    organism: Mapped[str | None]
+    caveats: Mapped[list[str]] = mapped_column(json_type(), deferred=True)
+    shape_z: Mapped[int | None] = mapped_column(BigInteger)
+    shape_y: Mapped[int | None] = mapped_column(BigInteger)
+    shape_x: Mapped[int | None] = mapped_column(BigInteger)
+    voxel_nm_z: Mapped[float | None]
+    voxel_nm_y: Mapped[float | None]
+    voxel_nm_x: Mapped[float | None]
+    min_voxel_nm: Mapped[float | None]
+    """The finest axis; NULL where any of the three is unknown."""
     max_voxel_nm: Mapped[float | None]
     """The coarsest axis; NULL where any of the three is unknown."""
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of the level-0 voxels."""
-    search: Mapped[str]
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    mean: Mapped[float | None]
+    std: Mapped[float | None]
+    zero_share: Mapped[float | None]
+    saturated_share: Mapped[float | None]
+    nan_share: Mapped[float | None]
+    verified: Mapped[str]
+    """How much was read back by a second implementation: no, sample or full."""
+    title: Mapped[str] = mapped_column(deferred=True)
+    """The part of `search` that names the volume; a word found here counts more."""
+    search: Mapped[str] = mapped_column(deferred=True)
     """Lower-case text `q` is looked for in."""
+    derivation: Mapped[int] = mapped_column(Integer)
+    """Which `records.DERIVATION` made this row; an older one is made anew at the next start."""
     summary: Mapped[dict[str, Any]] = mapped_column(json_type())
     """The row as lists show it, so that a list reads no whole records."""
     problems: Mapped[list[str]] = mapped_column(json_type())
@@ -112,10 +144,20 @@ class Volume(Base):
 
     __table_args__ = (
         Index("ix_volumes_updated_at", "updated_at", "id"),
+        Index("ix_volumes_created_at", "created_at", "id"),
         Index("ix_volumes_job", "job"),
         Index("ix_volumes_source", "source"),
         Index("ix_volumes_status", "status"),
+        Index("ix_volumes_modality", "modality"),
+        Index("ix_volumes_organism", "organism"),
+        Index("ix_volumes_dtype", "dtype"),
+        Index("ix_volumes_licence", "licence"),
+        Index("ix_volumes_labels_of", "labels_of"),
+        Index("ix_volumes_min_voxel_nm", "min_voxel_nm"),
         Index("ix_volumes_max_voxel_nm", "max_voxel_nm"),
+        Index("ix_volumes_bytes", "bytes"),
+        Index("ix_volumes_shape", "shape_z", "shape_y", "shape_x"),
+        Index("ix_volumes_derivation", "derivation"),
     )
 
 
@@ -136,3 +178,35 @@ class Event(Base):
     data: Mapped[dict[str, Any]] = mapped_column(json_type())
 
     __table_args__ = (Index("ix_events_job", "job", "at", "id"),)
+
+
+class Annotation(Base):
+    """What users note about a volume, whatever its revision."""
+
+    __tablename__ = "annotations"
+
+    volume: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_annotations_key", "key", "value"),)
+
+
+class RawObject(Base):
+    """A file as an archive served it, in the run that fetched it; `n` is its place in the manifest."""
+
+    __tablename__ = "raw_objects"
+
+    job: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    n: Mapped[int] = mapped_column(Integer, primary_key=True)
+    path: Mapped[str]
+    url: Mapped[str]
+    url_key: Mapped[str]
+    """SHA-256 of the URL: an address may be longer than an index entry."""
+    sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[str]
+
+    __table_args__ = (Index("ix_raw_objects_sha256", "sha256"), Index("ix_raw_objects_url_key", "url_key"))

@@ -10,6 +10,7 @@ from typing import Any
 from cataloger import listing
 from cataloger.database import Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
+from cataloger.facets import WholeCatalog, count_some, narrows
 from cataloger.models import Event, Job, Revision, Volume
 from cataloger.repository import find_job, find_revision, find_volume, revisions_of
 from emporter_contracts.commands import CatalogQuery
@@ -42,6 +43,7 @@ class Catalog:
         self._database = database
         self._catalog_url = catalog_url.rstrip("/")
         self._blocks_url = blocks_url.rstrip("/")
+        self._whole = WholeCatalog(database)
 
     async def volumes(self, query: CatalogQuery) -> Page:
         """The volumes a query asks for, one row each. Raises InvalidQueryError."""
@@ -74,6 +76,13 @@ class Catalog:
                 raise _no_volume(ref.volume)
             found = await listing.events_page(session, ref.volume, ref.revision, query)
         return Page([_event(event) for (event,) in found.rows], found.cursor)
+
+    async def facets(self, query: CatalogQuery) -> Document:
+        """How many volumes of a query there are by source, status, modality, … Raises InvalidQueryError."""
+        if narrows(query):
+            async with self._database.reading() as session:
+                return (await count_some(session, query)).document()
+        return (await self._whole.counts()).document()
 
     async def jobs(self, query: CatalogQuery) -> Page:
         """The last state of the jobs a query asks for."""
@@ -114,6 +123,8 @@ class Catalog:
         return page.document()
 
     async def _asked(self, query: CatalogQuery) -> Page:
+        if query.kind == "facets":
+            return Page([await self.facets(query)])
         if query.kind == "volumes":
             return await self.volumes(query)
         if query.kind == "jobs":

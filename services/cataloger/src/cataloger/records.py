@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cataloger.texts import licence_label, organism, search_text, title
 from emporter_contracts.ids import record_uuid
 from emporter_contracts.jobs import JobState, JobStatus
-from emporter_contracts.plans import FetchPlan, Licence, PlannedVolume
+from emporter_contracts.plans import FetchPlan, PlannedVolume
 from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenance, Technical, exact
 
 REMOVED = "removed"
 """Status of a row whose revision was taken out of the store. Its record says what was there."""
-SEARCH_CHARACTERS = 16_384
-"""Of one volume's searchable text: all an archive's description needs, little enough to scan by the ten thousand."""
+DERIVATION = 1
+"""Raised whenever `columns` makes another row of the same record: rows made by an older one are made anew at start."""
 MAX_COLUMN = 2**63 - 1
 """Largest value of a BIGINT."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -159,12 +160,12 @@ def current(states: Sequence[State]) -> State:
     return max(committed or kept or states, key=lambda s: s.revision)
 
 
-def columns(record: dict[str, Any], removed_at: datetime | None) -> dict[str, Any]:
+def columns(record: dict[str, Any], removed_at: datetime | None, annotations: Mapping[str, str]) -> dict[str, Any]:
     """The typed columns and the summary of a record's row. Fields a foreign record lacks are taken as unknown."""
     known = MetadataRecord.model_validate(record)
     core, technical = known.metadata.core, known.metadata.technical
-    size = int(technical.file_size_bytes) if technical.file_size_bytes is not None else None
     return {
+        **_measures(known),
         "revision": known.revision,
         "status": REMOVED if removed_at else str(known.status),
         "source": known.source,
@@ -172,17 +173,35 @@ def columns(record: dict[str, Any], removed_at: datetime | None) -> dict[str, An
         "modality": core.modality,
         "role": core.role,
         "dtype": core.data_type,
+        "labels_of": core.labels_of,
         "licence": licence_label(known.licence),
-        "max_voxel_nm": coarsest(core.voxel_size_nm),
-        "bytes": size if size is not None and size <= MAX_COLUMN else None,
-        "search": search_text(known),
+        "organism": organism(known),
+        "caveats": sorted({c.code for c in known.caveats}),
+        "bytes": _column(technical.file_size_bytes),
+        "stored_bytes": _column(technical.stored_bytes),
+        "verified": known.metadata.quality.verified,
+        "title": title(known),
+        "search": search_text(known, annotations),
         "created_at": known.created_at,
         "updated_at": removed_at or known.updated_at,
-        "summary": summary(known, removed=removed_at is not None),
+        "summary": summary(known, annotations, removed=removed_at is not None),
+        "derivation": DERIVATION,
     }
 
 
-def summary(record: MetadataRecord, *, removed: bool) -> dict[str, Any]:
+def _measures(record: MetadataRecord) -> dict[str, Any]:
+    """Numbers by axis, and those of the voxels themselves; None where not known."""
+    core, statistics = record.metadata.core, record.metadata.technical.statistics
+    measures: dict[str, Any] = {"min_voxel_nm": finest(core.voxel_size_nm), "max_voxel_nm": coarsest(core.voxel_size_nm)}
+    for n, axis in enumerate("zyx"):
+        measures[f"shape_{axis}"] = _column(core.volume_shape[n]) if core.volume_shape else None
+        measures[f"voxel_nm_{axis}"] = core.voxel_size_nm[n]
+    for name in ("mean", "std", "zero_share", "saturated_share", "nan_share"):
+        measures[name] = getattr(statistics, name) if statistics else None
+    return measures
+
+
+def summary(record: MetadataRecord, annotations: Mapping[str, str], *, removed: bool) -> dict[str, Any]:
     """The row of a list. Shape in voxels and voxel size in nm, both z, y, x."""
     core, technical = record.metadata.core, record.metadata.technical
     body: dict[str, Any] = record.model_dump(
@@ -206,14 +225,9 @@ def summary(record: MetadataRecord, *, removed: bool) -> dict[str, Any]:
         "licence": licence_label(record.licence),
         "citation": list(record.citation),
         "caveats": [c.code for c in record.caveats],
+        "organism": organism(record),
+        "annotations": dict(annotations),
     }
-
-
-def licence_label(licence: Licence) -> str | None:
-    """The licence in one line, None where nobody says it."""
-    if not licence.known:
-        return None
-    return licence.spdx or licence.url or (licence.text or "").strip().split("\n", 1)[0][:200] or None
 
 
 def coarsest(voxel_size_nm: tuple[float | None, float | None, float | None]) -> float | None:
@@ -222,20 +236,13 @@ def coarsest(voxel_size_nm: tuple[float | None, float | None, float | None]) -> 
     return max(sizes) if len(sizes) == len(voxel_size_nm) else None
 
 
-def search_text(record: MetadataRecord) -> str:
-    """All a user may look for, in lower case: names, description, and every text the archive said."""
-    core = record.metadata.core
-    own = [record.volume, record.source, record.source_id, core.description, core.modality, core.data_type or "", core.role]
-    named = [*own, licence_label(record.licence) or "", *record.citation, *(c.code for c in record.caveats)]
-    return "\n".join([*named, *_texts(record.additional_metadata)]).lower()[:SEARCH_CHARACTERS]
+def finest(voxel_size_nm: tuple[float | None, float | None, float | None]) -> float | None:
+    """The smallest of the three, None where one is unknown."""
+    sizes = [v for v in voxel_size_nm if v is not None]
+    return min(sizes) if len(sizes) == len(voxel_size_nm) else None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
+def _column(size: int | str | None) -> int | None:
+    """An exact integer as a BIGINT takes it, None where it is unknown or too large."""
+    number = None if size is None else int(size)
+    return number if number is not None and abs(number) <= MAX_COLUMN else None

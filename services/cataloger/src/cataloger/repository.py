@@ -9,12 +9,17 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import undefer
 
+from cataloger.database import Database
 from cataloger.facts import Fact
-from cataloger.models import Event, Job, Revision, Volume
-from cataloger.records import State, columns, current, storable
+from cataloger.models import Annotation, Event, Job, Revision, Volume
+from cataloger.records import DERIVATION, State, columns, current, storable
 from cataloger.validation import problems
 from emporter_contracts.jobs import JobStatus
+
+REDERIVED_AT_ONCE = 500
+"""Jobs looked up at once by `rederive`."""
 
 
 class Writer:
@@ -70,7 +75,8 @@ class Writer:
             self._session.add(row)
         elif row.committed and not committed:
             return
-        self._set(row, {"record": record, "problems": problems(record), "committed": committed, "stub": stub})
+        found = problems(record)
+        self._set(row, {"record": record, "problems": found, "committed": committed, "stub": stub, "external": False})
 
     async def drop_older_drafts(self, job: str, revision: int) -> None:
         """Forget what runs before `revision` planned and never committed."""
@@ -114,11 +120,22 @@ class Writer:
 
     async def _show(self, job: str, volume: str, revision: int) -> None:
         shown = await self._session.get_one(Revision, (volume, revision))
-        row = await self._session.get(Volume, volume)
+        values = columns(shown.record, shown.removed_at, await annotations_of(self._session, volume))
+        # With its deferred columns: what did not change must not be written, or every state would index all texts anew.
+        row = await self._session.get(Volume, volume, options=[undefer("*")])
         if row is None:
             row = Volume(id=volume, job=job)
             self._session.add(row)
-        self._set(row, {**columns(shown.record, shown.removed_at), "problems": shown.problems})
+        self._set(row, {**values, "problems": shown.problems})
+
+    async def annotate(self, volume: str, key: str, value: str, at: datetime) -> None:
+        """Set one annotation of a volume."""
+        await self._session.merge(Annotation(volume=volume, key=key, value=storable(value), updated_at=at))
+
+    async def drop_annotation(self, volume: str, key: str) -> bool:
+        """Take one annotation away; whether it was there."""
+        gone = delete(Annotation).where(Annotation.volume == volume, Annotation.key == key).returning(Annotation.key)
+        return (await self._session.execute(gone)).first() is not None
 
     async def _create(self, model: type[Event | Job], values: dict[str, Any]) -> bool:
         dialect = self._session.get_bind().dialect.name
@@ -153,6 +170,18 @@ async def find_volume(session: AsyncSession, volume: str) -> Volume | None:
     return await session.get(Volume, volume)
 
 
+async def annotations_of(session: AsyncSession, volume: str) -> dict[str, str]:
+    """What users noted about a volume, by key."""
+    query = select(Annotation.key, Annotation.value).where(Annotation.volume == volume).order_by(Annotation.key)
+    return {row.key: row.value for row in await session.execute(query)}
+
+
+async def underived(session: AsyncSession, limit: int) -> list[str]:
+    """Jobs with volumes whose row was made by another derivation than ours."""
+    query = select(Volume.job).where(Volume.derivation < DERIVATION).distinct().limit(limit)
+    return list((await session.execute(query)).scalars())
+
+
 async def find_revision(session: AsyncSession, volume: str, revision: int) -> Revision | None:
     return await session.get(Revision, (volume, revision))
 
@@ -183,3 +212,17 @@ async def readable_after(session: AsyncSession, volume: str, limit: int) -> list
         .limit(limit)
     )
     return list((await session.execute(query)).scalars())
+
+
+async def rederive(database: Database) -> int:
+    """Make the rows of volumes anew that an older version of this software made; how many jobs were touched."""
+    touched = 0
+    while True:
+        async with database.reading() as session:
+            jobs = await underived(session, REDERIVED_AT_ONCE)
+        for job in jobs:
+            async with database.writing() as session:
+                await Writer(session).refresh(job)
+        touched += len(jobs)
+        if len(jobs) < REDERIVED_AT_ONCE:
+            return touched

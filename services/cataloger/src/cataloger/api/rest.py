@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from cataloger.api import stream, tables
+from cataloger.api.parameters import VolumeFilters, VolumeList
 from cataloger.errors import NotInCatalogError
 from cataloger.feed import Feed
 from cataloger.queries import Catalog
@@ -26,7 +27,6 @@ from emporter_runtime.problems import problem, problem_of
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of one page")]
 Cursor = Annotated[str | None, Query(description="`cursor` of the page before")]
 Text = Annotated[str | None, Query()]
-Nanometres = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="Coarsest axis, nm per voxel")]
 RETRY_SECONDS = "5"
 
 
@@ -46,21 +46,14 @@ def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Ch
 
 def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
     @app.get("/v1/volumes")
-    async def volumes(
-        q: Text = None,
-        source: Text = None,
-        status: Text = None,
-        modality: Text = None,
-        max_voxel_nm: Nanometres = None,
-        sort: str = "-updated_at",
-        cursor: Cursor = None,
-        limit: Limit = 100,
-    ) -> dict[str, Any]:
+    async def volumes(asked: Annotated[VolumeList, Query()]) -> dict[str, Any]:
         """Volumes, one row each; every word of `q` must be in its texts."""
-        query = CatalogQuery(
-            q=q, source=source, status=status, modality=modality, max_voxel_nm=max_voxel_nm, sort=sort, cursor=cursor, limit=limit
-        )
-        return (await catalog.volumes(query)).document()
+        return (await catalog.volumes(asked.query())).document()
+
+    @app.get("/v1/facets")
+    async def facets(asked: Annotated[VolumeFilters, Query()]) -> dict[str, Any]:
+        """How many of these volumes have which source, modality, organism, …; at most the newest 10,000 are counted."""
+        return await catalog.facets(asked.query())
 
     @app.get("/v1/volumes/{volume}")
     async def record(volume: str) -> JSONResponse:

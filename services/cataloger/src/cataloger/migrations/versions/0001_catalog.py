@@ -79,3 +79,8 @@ def upgrade() -> None:
         sa.Column("data", JSON, nullable=False),
     )
     op.create_index("ix_events_job", "events", ["job", "at", "id"])
+
+
+def downgrade() -> None:
+    for table in ("events", "volumes", "revisions", "jobs"):
+        op.drop_table(table)
