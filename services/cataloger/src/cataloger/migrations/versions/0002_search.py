@@ -23,11 +23,6 @@ FILLED: dict[str, tuple[Any, str]] = {
     "caveats": (JSON, "[]"),
     "derivation": (sa.Integer(), "0"),
 }
-    "verified": (sa.Text(), "no"),
-    "title": (sa.Text(), ""),
-    "caveats": (JSON, "[]"),
-    "derivation": (sa.Integer(), "0"),
-}
 INDEXES = {
     "ix_volumes_created_at": ["created_at", "id"],
     "ix_volumes_modality": ["modality"],
