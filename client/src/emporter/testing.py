@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from emporter.client import Client, connect
+from emporter.stack.choices import choices_of
 from emporter.stack.detached import start_detached
 from emporter.stack.files import StackFiles, StackInfo, StoreKind
-from emporter.stack.plan import StackOptions
+from emporter.stack.plan import StackOptions, StackPlan
 from emporter.stack.stopping import take_down
 
 if TYPE_CHECKING:
@@ -99,6 +101,16 @@ class RunningStack:
         self.until(lambda: (p := self._found(name)) is not None and p.pid != after, f"{name} was started again", seconds)
         return self.process(name)
 
+    def until_ready(self, seconds: float = 60.0) -> None:
+        """Return when every process runs and says that it is ready."""
+        plan = StackPlan(self.files, StackOptions(self.files.root), choices_of(self.files, None))
+        probes = {spec.name: spec.probe for spec in (*plan.servers(), *plan.services())}
+
+        def ready() -> bool:
+            return all(self._found(name) is not None and _answers_ok(url) for name, url in probes.items())
+
+        self.until(ready, "every process is ready", seconds)
+
     def log(self, name: str) -> str:
         """Everything a process wrote so far."""
         return self.files.log(name).read_text(errors="replace")
@@ -141,6 +153,14 @@ def running_stack(
         cleaning.callback(take_down, files)
         cleaning.callback(stack.close_clients)
         yield stack
+
+
+def _answers_ok(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def kill_supervisor(stack: RunningStack) -> None:

@@ -61,7 +61,8 @@ def run_demo(path: Path | None, data: Path | None, output: Path, *, keep: bool) 
     files = StackFiles.at(data or FOLDER)
     with _stack(files, keep=keep), _subject(path) as subject:
         status = asyncio.run(_run(files, subject, output))
-    _say_what_next(files, keep=keep)
+    if status == 0:
+        _say_what_next(files, keep=keep)
     return status
 
 

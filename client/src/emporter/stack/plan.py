@@ -20,6 +20,8 @@ SERVICES = {"fetcher": "fetcher", "converter": "converter", "cataloger": "catalo
 HOST = "127.0.0.1"
 S3_MEMORY = "256MiB"
 """Soft limit of the S3 server's memory; without it takes 2 GB."""
+S3_GRACE = 5.0
+"""Seconds it may take to stop. It usually takes two; what it has acknowledged is in its files also when it is killed."""
 S3_VOLUME_MB = 1024
 """Size of the files the S3 server packs objects into."""
 EMBEDDED_DEFAULTS = {"EMPORTER_ACK_WAIT_SECONDS": "20", "EMPORTER_SWEEP_SECONDS": "5", "EMPORTER_GRACE_SECONDS": "10"}
@@ -138,7 +140,7 @@ class StackPlan:
             "-master.telemetry=false",
             f"-master.volumeSizeLimitMB={S3_VOLUME_MB}",
         )
-        return ProcessSpec("s3", command, self._s3_environment(), f"{self._url('s3')}/healthz", 10)
+        return ProcessSpec("s3", command, self._s3_environment(), f"{self._url('s3')}/healthz", S3_GRACE)
 
     def _s3_environment(self) -> dict[str, str]:
         secrets = self._choices.secrets
