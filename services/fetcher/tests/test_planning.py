@@ -89,7 +89,7 @@ async def test_the_users_voxel_size_stands_before_all_with_what_the_file_said() 
     assert volume.voxel_size.nm == pytest.approx((40, 8, 8))
     assert volume.voxel_size.said_by == ("user", "file", "file")
     evidence = [c.evidence for c in volume.caveats if c.code == "voxel_size_by_user"]
-    assert evidence == ["z: 40 nm by the user, the file says 50 nm"]
+    assert evidence == ["z: 40 nm, the file says 50 nm"]
     assert "voxel_size_unknown" not in codes(volume.caveats)
 
 

@@ -213,10 +213,13 @@ def _isotropy(size: VoxelSize, found: FoundVolume) -> Iterator[Caveat]:
 
 
 def _voxel_caveats(user: VoxelSize, file: VoxelSize, archive: VoxelSize, said: VoxelSize) -> Iterator[Caveat]:
-    for axis, ours, theirs, who in zip(AXES, user.nm, said.nm, said.said_by, strict=True):
-        if ours is not None:
-            before = f"the {who} says {theirs:g} nm" if theirs is not None else "nobody else says it"
-            yield Caveat(code="voxel_size_by_user", evidence=f"{axis}: {ours:g} nm by the user, {before}")
+    told = [
+        f"{axis}: {ours:g} nm, " + (f"the {who} says {theirs:g} nm" if theirs is not None else "nobody else says it")
+        for axis, ours, theirs, who in zip(AXES, user.nm, said.nm, said.said_by, strict=True)
+        if ours is not None
+    ]
+    if told:
+        yield Caveat(code="voxel_size_by_user", evidence="; ".join(told))
     for axis, here, there, who in zip(AXES, file.nm, archive.nm, archive.said_by, strict=True):
         if here is not None and there is not None and abs(here - there) > DISAGREEMENT * there:
             evidence = f"voxel size along {axis}: {here:g} nm by the file, {there:g} nm by the {who}; the file counts"
