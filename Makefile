@@ -69,14 +69,13 @@ schemas: install ## write contracts/schemas from the contracts
 bench: install ## measure, and write docs/benchmarks.md
 	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi
 
-up: .env ## the services in containers: docker compose, with MinIO and PostgreSQL
+up: ## the services in containers: docker compose, with MinIO and PostgreSQL
+	@$(PYTHON) deploy/make_env.py
 	docker compose up --build --detach --wait
+	@echo "Talk to it: . ./.env.client && $(BIN)/emporter volumes"
 
 down: ## stop the containers; their data stays (docker compose down --volumes removes it)
 	docker compose down
-
-.env: .env.example deploy/make_env.py
-	@$(PYTHON) deploy/make_env.py
 
 lock: install ## requirements.lock after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

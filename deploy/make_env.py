@@ -1,4 +1,5 @@
-"""Write `.env` from `.env.example`: every empty secret gets a random value, what `.env` has already stays.
+"""Write `.env` from `.env.example`: every empty secret gets a random value, what `.env` has already stays. And `.env.client`,
+which tells a client on this machine where all is: `. ./.env.client`.
 
 Standard library only: it runs before anything is installed.
 """
@@ -43,6 +44,22 @@ def filled(example: str, present: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def client_environment(values: dict[str, str]) -> str:
+    """What `emporter` on this machine needs to talk to the containers, for a shell to read."""
+    told = {
+        "EMPORTER_NATS_URL": f"nats://127.0.0.1:{values['NATS_PORT']}",
+        "EMPORTER_NATS_USER": values["EMPORTER_CLIENT_NATS_USER"],
+        "EMPORTER_NATS_PASSWORD": values["EMPORTER_CLIENT_NATS_PASSWORD"],
+        "EMPORTER_STORE_URL": "s3://",
+        "EMPORTER_S3_ENDPOINT": f"http://127.0.0.1:{values['S3_PORT']}",
+        "EMPORTER_S3_ACCESS_KEY": values["EMPORTER_CLIENT_S3_ACCESS_KEY"],
+        "EMPORTER_S3_SECRET_KEY": values["EMPORTER_CLIENT_S3_SECRET_KEY"],
+        "EMPORTER_CATALOG_URL": f"http://127.0.0.1:{values['CATALOG_PORT']}",
+        "EMPORTER_BLOCKS_URL": f"http://127.0.0.1:{values['BLOCKS_PORT']}",
+    }
+    return "".join(f"export {name}={value}\n" for name, value in told.items())
+
+
 def write_private(path: Path, text: str) -> None:
     """Only its owner may read it, from the first byte on."""
     draft = path.with_name(path.name + ".new")
@@ -54,8 +71,9 @@ def write_private(path: Path, text: str) -> None:
 def main(root: Path = ROOT) -> int:
     target = root / ".env"
     present = assignments(target.read_text()) if target.exists() else {}
-    write_private(target, filled((root / ".env.example").read_text(), present))
-    sys.stdout.write(f"{target.name}: {'completed' if present else 'made'}, readable by its owner only\n")
+    text = filled((root / ".env.example").read_text(), present)
+    write_private(target, text)
+    write_private(root / ".env.client", client_environment(assignments(text)))
     return 0
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
+import tifffile
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -40,6 +45,15 @@ class Project:
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run([*self._command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stderr[-4000:]}\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def client(self, *arguments: str) -> str:
+        """`emporter` on this machine, with a client's rights."""
+        script = runpy.run_path(str(ROOT / "deploy" / "make_env.py"))
+        told = script["assignments"](script["client_environment"](self.values).replace("export ", ""))
+        command = [str(Path(sys.executable).with_name("emporter")), *arguments]
+        done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr[-4000:]}\n{done.stdout[-4000:]}"
         return done.stdout
 
@@ -114,3 +128,13 @@ def test_up_once_more_changes_nothing(project: Project) -> None:
     before = {service: [c["ID"] for c in project.containers(service)] for service in SERVICES}
     project.run("up", "--detach", "--wait", "--scale", "converter=2")
     assert {service: [c["ID"] for c in project.containers(service)] for service in SERVICES} == before
+
+
+def test_a_volume_goes_all_the_way_and_comes_back_voxel_for_voxel(project: Project, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(1).integers(0, 2**16, (9, 200, 170), np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", voxels, photometric="minisblack")
+    project.client("ingest", str(tmp_path / "stack.tif"), "--voxel-size-nm", "50,8,8", "--yes", "--watch")
+    (volume,) = json.loads(project.client("volumes", "--status", "complete", "--json"))["volumes"]
+    block = tmp_path / "block.npy"
+    project.client("block", volume["volume"], "--origin", "2,30,7", "--shape", "5,128,99", "-o", str(block))
+    assert np.array_equal(np.load(block), voxels[2:7, 30:158, 7:106])
