@@ -156,7 +156,7 @@ def _status(port: int, path: str) -> int:
 def _end(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
-        server.wait(10)
+        server.wait(5)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

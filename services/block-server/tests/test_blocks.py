@@ -147,6 +147,7 @@ def test_the_source_frame_is_the_archives_own_index(web: httpx.Client, phantom: 
         ("frame=elsewhere", 400, "invalid_request"),
         ("format=tiff", 400, "invalid_request"),
         ("outside=zeros", 400, "invalid_request"),
+        ("orign=1,1,1", 400, "invalid_request"),
         ("level=-1", 400, "invalid_request"),
         ("level=3", 404, "level_unknown"),
         ("outside=constant&shape=100000,100000,1000", 413, "too_large"),

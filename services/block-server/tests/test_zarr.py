@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx
 import numpy as np
@@ -12,6 +13,8 @@ from ome_zarr_models.v05 import Image
 from block_server.routes.zarr import PIECE
 from block_server.testing import House, Made
 from emporter_contracts import storage
+from emporter_runtime.errors import StoreUnavailableError
+from emporter_runtime.objects import Objects
 
 SHARD = "0/c/0/0/0"
 
@@ -178,6 +181,54 @@ def test_a_missing_shard_is_502_because_readers_take_404_for_zeros(house: House,
     array = zarr.open_array(f"{house.url}/zarr/{made.ref}.ome.zarr/0", mode="r")
     with pytest.raises(Exception, match="502"):
         array[32:, :32, 32:]
+
+
+def test_a_key_can_not_forge_headers(web: httpx.Client, phantom: Made):
+    answer = web.get(f"/zarr/{phantom.name}.ome.zarr/%0dx-forged:%201/\u00fc")
+    assert answer.status_code == 404
+    assert "x-forged" not in answer.headers
+    assert "%0D" in answer.headers["link"]
+
+
+def broken_after(pieces: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """The store gives so many pieces and then no more; returns where pieces were asked for."""
+    asked: list[int] = []
+    whole = Objects.get_part
+
+    async def part(self: Objects, bucket: str, key: str, start: int, stop: int):
+        asked.append(start)
+        if len(asked) > pieces:
+            raise StoreUnavailableError("gone")
+        return await whole(self, bucket, key, start, stop)
+
+    patch.setattr(Objects, "get_part", part)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def long(house: House) -> Made:
+    """A volume of one shard of twelve pieces."""
+    shape = (256, 512, 384)
+    rng = np.random.default_rng(3)
+    return house.commit(
+        Made(rng.integers(0, 256, shape, dtype="u1"), name="long", chunk=(128, 128, 128), shard=shape, halvings=())
+    )
+
+
+def test_an_answer_that_breaks_off_does_not_look_whole(web: httpx.Client, long: Made, monkeypatch: pytest.MonkeyPatch):
+    broken_after(2, monkeypatch)
+    with pytest.raises(httpx.RemoteProtocolError):
+        web.get(f"/zarr/{long.ref}.ome.zarr/{SHARD}")
+
+
+def test_what_a_client_no_longer_wants_is_not_fetched(house: House, long: Made, monkeypatch: pytest.MonkeyPatch):
+    asked = broken_after(1000, monkeypatch)
+    with httpx.stream("GET", f"{house.url}/zarr/{long.ref}.ome.zarr/{SHARD}") as answer:
+        next(answer.iter_raw(1000))
+    deadline = time.monotonic() + 30
+    while 'emporter_blocks_held_bytes{kind="stored"} 0.0' not in httpx.get(f"{house.url}/metrics").text:
+        assert time.monotonic() < deadline
+    assert len(asked) < 12
 
 
 def test_a_browser_may_read_from_anywhere(web: httpx.Client, phantom: Made):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from block_server.app import serve
+from block_server.memory import keep_freed_memory
 from block_server.settings import BlockServerSettings
 from emporter_runtime.service import run_service
 
 
 def main() -> int:
     """Exit codes as `run_service` gives them."""
+    keep_freed_memory()
     return run_service("block-server", BlockServerSettings, serve)
 
 

@@ -73,17 +73,33 @@ class PiecewiseResponse(Response):
         self._pieces = pieces
         self._hold = hold
 
-    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         with self._hold or nullcontext():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if isinstance(self._pieces, AsyncIterator):
-                async for piece in self._pieces:
-                    await _sent(send, piece)
+                await _sent_while_wanted(send, receive, self._pieces)
             else:
                 for piece in self._pieces:
                     await _sent(send, piece)
             # The server waits here until the last piece has left its buffers.
             await _sent(send, b"", more=False)
+
+
+async def _sent_while_wanted(send: Send, receive: Receive, pieces: AsyncIterator[bytes | memoryview]) -> None:
+    """Send `pieces` until the client hangs up; what it no longer wants is not fetched."""
+    gone = asyncio.create_task(_hung_up(receive))
+    try:
+        async for piece in pieces:
+            if gone.done():
+                return
+            await _sent(send, piece)
+    finally:
+        gone.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _sent(send: Send, piece: bytes | memoryview, *, more: bool = True) -> None:

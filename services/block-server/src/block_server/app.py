@@ -31,7 +31,7 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
     )
     rooms = Rooms.open(settings)
     app.state.rooms = rooms
-    for room in (volumes, blocks, zarr, view):
+    for room in (blocks, zarr, volumes, view):
         app.include_router(room.router)
     app.router.routes.extend(health_routes({"store": rooms.objects.ready}))
     answer_faults(app)

@@ -15,7 +15,6 @@ from block_server.errors import BlockServerError
 from emporter_contracts.errors import EmporterError, InvalidValueError
 from emporter_runtime.errors import RuntimeFaultError, TransientError
 from emporter_runtime.logging import get_logger
-from emporter_runtime.objects import StoreRefusedError
 from emporter_runtime.problems import problem, problem_of
 
 NOT_KEPT = {"cache-control": "no-store"}
@@ -81,7 +80,7 @@ def _status(error: EmporterError) -> tuple[int, dict[str, str]]:
             return error.status, error.headers
         case TransientError():
             return 503, {"retry-after": "2"}
-        case StoreRefusedError():
+        case RuntimeFaultError():  # keys, rights or buckets of the store are not as they should be
             return 502, {}
         case InvalidValueError():
             return 400, {}

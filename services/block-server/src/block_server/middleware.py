@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from block_server import telemetry
@@ -14,6 +13,7 @@ EXPOSED = (
     "Content-Range, Content-Length, ETag, Accept-Ranges, Retry-After, Link, X-Emporter-Revision, X-Emporter-Shape, "
     "X-Emporter-Dtype, X-Emporter-Origin, X-Emporter-Voxel-Size-Nm, X-Emporter-Caveats, X-Emporter-Window"
 )
+CROSS_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
 PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, OPTIONS",
     "access-control-allow-headers": "Range, If-Range, If-None-Match, Accept, Content-Type",
@@ -37,11 +37,8 @@ class Surroundings:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["access-control-allow-origin"] = "*"
-                headers["access-control-expose-headers"] = EXPOSED
-                if REVISION in scope:
-                    headers["x-emporter-revision"] = str(scope[REVISION])
+                revision = [(b"x-emporter-revision", b"%d" % scope[REVISION])] if REVISION in scope else []
+                message["headers"] = [*message["headers"], *CROSS_ORIGIN, *revision]
             else:
                 sent += len(message.get("body", b""))
             await send(message)

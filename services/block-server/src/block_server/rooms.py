@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Self
 
-from fastapi import Depends, Path, Request
+from starlette.requests import Request
 
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
@@ -56,26 +56,16 @@ def rooms_of(request: Request) -> Rooms:
     return rooms
 
 
-VolumeName = Annotated[
-    str, Path(description="`<volume>` (its current revision) or, pinned, `<volume>@r<N>`", examples=["idr-1@r1"])
-]
+async def find(request: Request) -> Found:
+    """The revision that the `{v}` of a request means, resolved once: nothing later in the request asks again.
 
-
-async def found(request: Request, v: VolumeName) -> Found:
-    """The revision a request is about, resolved once: nothing later in the request asks again."""
-    return await find(request, VolumeRef.parse(v))
-
-
-async def find(request: Request, asked: VolumeRef) -> Found:
-    """Raises UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError."""
+    Raises InvalidValueError, UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError.
+    """
+    asked = VolumeRef.parse(request.path_params["v"])
     volumes = rooms_of(request).volumes
     pinned = await volumes.pinned(asked)
     request.scope[REVISION] = pinned.revision
     return Found(asked, await volumes.opened(pinned))
-
-
-RoomsHere = Annotated[Rooms, Depends(rooms_of)]
-FoundHere = Annotated[Found, Depends(found)]
 
 
 async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVolumeError) -> DamagedVolumeError:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from block_server.answers import PiecewiseResponse, cache_rule, etag, not_modified, unchanged
-from block_server.cropping import Asked, Crop, Frame, Outside, crop
+from block_server.cropping import Asked, Crop, crop
 from block_server.encoding import MEDIA_TYPES, BlockFormat, grey, npy_header, png, raw, window_of
 from block_server.errors import DamagedVolumeError, OutsideVolumeError
 from block_server.faults import problems
-from block_server.rooms import Found, FoundHere, Rooms, RoomsHere, removed_or_damaged, voxel_headers
+from block_server.queries import VOLUME, BlockQuery, SliceQuery, asked, documented
+from block_server.rooms import Found, Rooms, find, removed_or_damaged, rooms_of, voxel_headers
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.geometry import AXES, Box
 
-N = TypeVar("N", int, float)
-
 router = APIRouter(tags=["blocks"])
 
-LevelNumber = Annotated[int, Query(ge=0, le=64, description="level of the pyramid, 0 = full resolution")]
-
+AXIS = {
+    "name": "axis",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "enum": list(AXES)},
+    "description": "the axis that is cut across",
+}
+INDEX = {
+    "name": "index",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0},
+    "description": "voxel along that axis, of the level asked for",
+}
 OCTETS: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 VOXEL_HEADERS = {
     "X-Emporter-Revision": "the revision these voxels are of",
@@ -45,32 +55,21 @@ def _answers(description: str, *media_types: str) -> dict[int | str, dict[str, A
 
 
 @router.get(
-    "/v1/volumes/{v}/block",  # noqa: FAST003  # `found` takes it
+    "/v1/volumes/{v}/block",  # noqa: FAST003  # `find` takes it
     response_class=Response,
     responses=_answers("The voxels of the box, C order z,y,x, little-endian", *MEDIA_TYPES.values()),
+    openapi_extra=documented(BlockQuery, VOLUME),
 )
-async def block(
-    request: Request,
-    rooms: RoomsHere,
-    found: FoundHere,
-    level: LevelNumber = 0,
-    origin: Annotated[str | None, Query(max_length=100, description="first voxel z,y,x; 0,0,0 if absent")] = None,
-    shape: Annotated[str | None, Query(max_length=100, description="voxels z,y,x; 128,128,128 or the level's, if absent")] = None,
-    origin_nm: Annotated[str | None, Query(max_length=100, description="world z,y,x in nm: the voxel nearest to it")] = None,
-    shape_nm: Annotated[str | None, Query(max_length=100, description="z,y,x in nm, to whole voxels")] = None,
-    frame: Annotated[
-        Frame, Query(description="voxel: of the level; source: the archive's own index at full resolution")
-    ] = "voxel",
-    format: Annotated[BlockFormat | None, Query(description="if absent, by Accept; else raw")] = None,  # noqa: A002
-    outside: Annotated[Outside, Query(description="what to give for voxels outside the volume")] = "error",
-) -> Response:
+async def block(request: Request) -> Response:
     """A box of voxels at any offset. What it is made of is in the X-Emporter headers."""
-    asked = Asked(_triple(origin), _triple(shape), _numbers(origin_nm), _numbers(shape_nm), frame)
-    chosen = found.volume.level(level)
-    wanted = crop(found.volume, chosen, asked.box(found.volume, chosen), outside)
-    encoding = format or _accepted(request)
-    tag = etag(found.volume, "block", level, wanted.box.start, wanted.box.stop, outside, encoding)
-    headers = _headers(found, wanted, tag) | ({} if format else {"vary": "accept"})
+    query, rooms = asked(request, BlockQuery), rooms_of(request)
+    found = await find(request)
+    level = found.volume.level(query.level)
+    place = Asked(query.origin, query.shape, query.origin_nm, query.shape_nm, query.frame)
+    wanted = crop(found.volume, level, place.box(found.volume, level), query.outside)
+    encoding = query.format or _accepted(request)
+    tag = etag(found.volume, "block", query.level, wanted.box.start, wanted.box.stop, query.outside, encoding)
+    headers = _headers(found, wanted, tag) | ({} if query.format else {"vary": "accept"})
     if unchanged(request, tag):
         return not_modified(headers)
     hold = await rooms.decoding.hold(wanted.needed_bytes)
@@ -85,40 +84,27 @@ async def block(
 
 
 @router.get(
-    "/v1/volumes/{v}/slice/{axis}/{index}",  # noqa: FAST003  # `found` takes it
+    "/v1/volumes/{v}/slice/{axis}/{index}",  # noqa: FAST003  # read from the request
     response_class=Response,
     responses=_answers("A grey picture: rows and columns are the two axes left, in the order z, y, x", "image/png"),
+    openapi_extra=documented(SliceQuery, VOLUME, AXIS, INDEX),
 )
-async def picture(
-    request: Request,
-    rooms: RoomsHere,
-    found: FoundHere,
-    axis: Annotated[Literal["z", "y", "x"], Path(description="the axis that is cut across")],
-    index: Annotated[int, Path(ge=0, description="voxel along that axis, of the level asked for")],
-    level: LevelNumber = 0,
-    format: Annotated[Literal["png"], Query()] = "png",  # noqa: A002
-    window: Annotated[
-        str,
-        Query(
-            max_length=80,
-            description="what is black and what white: auto (8 bit as it is, else 0.1 to 99.9 percentile), "
-            "full (minimum, maximum), or low,high",
-        ),
-    ] = "auto",
-) -> Response:
+async def picture(request: Request) -> Response:
     """One slice as an 8-bit picture."""
-    chosen = found.volume.level(level)
-    cut = AXES.index(axis)
-    if index >= chosen.shape[cut]:
+    query, rooms = asked(request, SliceQuery), rooms_of(request)
+    cut, index = _plane(request)
+    found = await find(request)
+    level = found.volume.level(query.level)
+    if index >= level.shape[cut]:
         raise OutsideVolumeError(
-            f"{found.volume.ref} level {level} has {chosen.shape[cut]} voxels along {axis}, no slice {index}",
-            hint=f"slices are 0 to {chosen.shape[cut] - 1}",
+            f"{found.volume.ref} level {level.number} has {level.shape[cut]} voxels along {AXES[cut]}, no slice {index}",
+            hint=f"slices are 0 to {level.shape[cut] - 1}",
         )
-    shown = window_of(window, chosen.dtype, found.volume.record)
-    start, stop = [0, 0, 0], list(chosen.shape)
+    shown = window_of(query.window, level.dtype, found.volume.record)
+    start, stop = [0, 0, 0], list(level.shape)
     start[cut], stop[cut] = index, index + 1
-    wanted = crop(found.volume, chosen, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])), "error")
-    tag = etag(found.volume, "slice", level, axis, index, format, shown)
+    wanted = crop(found.volume, level, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])), "error")
+    tag = etag(found.volume, "slice", level.number, cut, index, query.format, shown)
     headers = _headers(found, wanted, tag) | {"x-emporter-window": "as stored" if shown is None else str(shown)}
     if unchanged(request, tag):
         return not_modified(headers)
@@ -150,17 +136,11 @@ def _accepted(request: Request) -> BlockFormat:
     return "npy" if MEDIA_TYPES["npy"] in request.headers.get("accept", "") else "raw"
 
 
-def _triple(text: str | None) -> tuple[int, int, int] | None:
-    return None if text is None else _three(text, int, "write three whole numbers, such as 0,128,128")
-
-
-def _numbers(text: str | None) -> tuple[float, float, float] | None:
-    return None if text is None else _three(text, float, "write three numbers of nm, such as 0,512.5,512.5")
-
-
-def _three(text: str, kind: Callable[[str], N], hint: str) -> tuple[N, N, N]:
-    try:
-        z, y, x = (kind(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidValueError(f"{text!r} is not z,y,x", hint=hint) from None
-    return (z, y, x)
+def _plane(request: Request) -> tuple[int, int]:
+    """The number of the axis that is cut across, and the index along it."""
+    axis, index = request.path_params["axis"], request.path_params["index"]
+    if axis not in AXES:
+        raise InvalidValueError(f"{axis[:20]!r} is no axis", hint="slice/z/…, slice/y/… or slice/x/…")
+    if not (index.isascii() and index.isdigit() and len(index) < 12):
+        raise InvalidValueError(f"{index[:20]!r} is no slice", hint="slices are counted from 0")
+    return AXES.index(axis), int(index)

@@ -6,16 +6,17 @@ import html
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
 
 from block_server.answers import ASK_AGAIN
 from block_server.arrays import Level, OpenVolume
 from block_server.encoding import window_of
 from block_server.errors import UnsuitableViewError
 from block_server.faults import problems
-from block_server.rooms import FoundHere, RoomsHere
+from block_server.queries import VOLUME, IndexQuery, asked, documented
+from block_server.rooms import find, rooms_of
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.ids import VolumeRef, is_volume_id
 from emporter_contracts.records import MetadataRecord
@@ -34,9 +35,10 @@ HEADERS = {
 HTML: dict[int | str, dict[str, Any]] = {200: {"description": "A page", "content": {"text/html": {}}}}
 
 
-@router.get("/", response_class=Response, responses=HTML | problems(503))
-async def index(rooms: RoomsHere, after: Annotated[str, Query(max_length=128)] = "") -> Response:
+@router.get("/", response_class=Response, responses=HTML | problems(400, 503), openapi_extra=documented(IndexQuery))
+async def index(request: Request) -> Response:
     """Every volume, with a link to look at it."""
+    rooms, after = rooms_of(request), asked(request, IndexQuery).after
     if after and not is_volume_id(after):
         raise InvalidValueError(f"{after!r} is no volume", hint="begin at /")
     page = await rooms.volumes.page(ROWS, after)
@@ -47,9 +49,15 @@ async def index(rooms: RoomsHere, after: Annotated[str, Query(max_length=128)] =
     return _page("index.html", rows=rows or empty, next=further)
 
 
-@router.get("/view/{v}", response_class=Response, responses=HTML | problems(400, 404, 410, 502, 503))  # noqa: FAST003
-async def view(found: FoundHere) -> Response:
+@router.get(
+    "/view/{v}",  # noqa: FAST003  # `find` takes it
+    response_class=Response,
+    responses=HTML | problems(400, 404, 410, 502, 503),
+    openapi_extra=documented(None, VOLUME),
+)
+async def view(request: Request) -> Response:
     """Three orthogonal slices of one revision; where one looks is in the link."""
+    found = await find(request)
     # `<` written so can't end the script element the volume stands in.
     shown = json.dumps(_shown(found.volume)).replace("<", "\\u003c")
     return _page("view.html", title=html.escape(str(found.volume.ref)), volume=shown)

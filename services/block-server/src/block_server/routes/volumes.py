@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from block_server.answers import ASK_AGAIN, etag, not_modified, unchanged
 from block_server.arrays import Level, OpenVolume
 from block_server.faults import problems
-from block_server.rooms import FoundHere, RoomsHere, base_url, rooms_of
+from block_server.queries import VOLUME, ListQuery, asked, documented
+from block_server.rooms import base_url, find, rooms_of
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.ids import VolumeRef, is_volume_id
 from emporter_contracts.plans import Caveat, Licence, Role
@@ -108,30 +107,28 @@ class VolumeInfo(Body):
     links: Links
 
 
-@router.get("/v1/volumes", responses=problems(400, 503))
-async def volumes(
-    request: Request,
-    rooms: RoomsHere,
-    limit: Annotated[int, Query(ge=1, le=1000, description="volumes at most")] = 100,
-    cursor: Annotated[str, Query(description="`next` of the page before")] = "",
-) -> VolumeList:
+@router.get("/v1/volumes", responses=problems(400, 503), openapi_extra=documented(ListQuery))
+async def volumes(request: Request) -> VolumeList:
     """Every committed volume that was not removed, at its current revision."""
-    if cursor and not is_volume_id(cursor):
-        raise InvalidValueError(f"{cursor[:80]!r} is no cursor", hint="give `next` of the page before, or nothing")
-    page = await rooms.volumes.page(limit, cursor)
+    query, rooms = asked(request, ListQuery), rooms_of(request)
+    if query.cursor and not is_volume_id(query.cursor):
+        raise InvalidValueError(f"{query.cursor!r} is no cursor", hint="give `next` of the page before, or nothing")
+    page = await rooms.volumes.page(query.limit, query.cursor)
     records = await rooms.volumes.records(page.refs)
     listed = [_summary(request, ref, record) for ref, record in zip(page.refs, records, strict=True)]
     return VolumeList(volumes=listed, next=page.cursor)
 
 
 @router.get(
-    "/v1/volumes/{v}",  # noqa: FAST003  # `found` takes it
+    "/v1/volumes/{v}",  # noqa: FAST003  # `find` takes it
     response_model=VolumeInfo,
-    responses={304: {"description": "Unchanged"}, **problems(400, 404, 410, 502, 503)},
+    responses={304: {"description": "Unchanged (If-None-Match)"}, **problems(400, 404, 410, 502, 503)},
+    openapi_extra=documented(None, VOLUME),
 )
-async def volume(request: Request, rooms: RoomsHere, found: FoundHere) -> Response:
+async def volume(request: Request) -> Response:
     """What one volume is, who said so, and where its voxels are to be had."""
-    labels = await rooms.volumes.labels_of(found.volume.ref.volume)
+    found = await find(request)
+    labels = await rooms_of(request).volumes.labels_of(found.volume.ref.volume)
     body = _info(request, found.volume, labels).model_dump_json()
     # Labels of a volume may come later, so even a pinned revision is asked for again.
     tag = etag(found.volume, "info", body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,10 +13,10 @@ from block_server.answers import FOR_EVER, PiecewiseResponse, etag, not_modified
 from block_server.arrays import OpenVolume, shard_of
 from block_server.errors import DamagedVolumeError, NoSuchKeyError, NotPinnedError, UnsatisfiableRangeError
 from block_server.faults import problems
+from block_server.queries import VOLUME, documented
 from block_server.ranges import Wanted, wanted_range
-from block_server.rooms import Rooms, RoomsHere, VolumeName, base_url, find, removed_or_damaged
+from block_server.rooms import Rooms, base_url, find, removed_or_damaged, rooms_of
 from emporter_contracts import storage
-from emporter_contracts.ids import VolumeRef
 from emporter_runtime.errors import ObjectMissingError, StoreUnavailableError
 from emporter_runtime.objects import Objects, Part
 
@@ -25,6 +26,13 @@ router = APIRouter(tags=["zarr"])
 
 PIECE = 4 * 2**20
 """Bytes asked of the store at once. Each piece is a request of its own, so a slow reader holds two of them and no connection."""
+KEY = {
+    "name": "key",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "of an object below the Zarr, such as `zarr.json` or `0/c/0/0/0`",
+}
 LONGEST_KEY = 200
 """Characters; none of ours has more than 60, and no store chokes on fewer than 255."""
 
@@ -36,10 +44,17 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/zarr/{v}.ome.zarr/{key:path}", response_class=Response, responses=_ANSWERS, operation_id="zarr_get")
-async def stored(request: Request, rooms: RoomsHere, v: VolumeName, key: str) -> Response:
+@router.get(
+    "/zarr/{v}.ome.zarr/{key:path}",  # noqa: FAST003  # read from the request
+    response_class=Response,
+    responses=_ANSWERS,
+    operation_id="zarr_get",
+    openapi_extra=documented(None, VOLUME, KEY),
+)
+async def stored(request: Request) -> Response:
     """A stored object of a pinned revision, or a range of it. Never encoded, never redirected."""
-    volume, full_key, tag = await _object(request, v, key)
+    rooms, key = rooms_of(request), request.path_params["key"]
+    volume, full_key, tag = await _object(request, key)
     if unchanged(request, tag):
         return not_modified(_headers(tag))
     wanted = wanted_range(request, tag)
@@ -63,25 +78,31 @@ async def stored(request: Request, rooms: RoomsHere, v: VolumeName, key: str) ->
     )
 
 
-@router.head("/zarr/{v}.ome.zarr/{key:path}", response_class=Response, responses=_ANSWERS, operation_id="zarr_head")
-async def stored_head(request: Request, rooms: RoomsHere, v: VolumeName, key: str) -> Response:
+@router.head(
+    "/zarr/{v}.ome.zarr/{key:path}",  # noqa: FAST003  # read from the request
+    response_class=Response,
+    responses=_ANSWERS,
+    operation_id="zarr_head",
+    openapi_extra=documented(None, VOLUME, KEY),
+)
+async def stored_head(request: Request) -> Response:
     """Length and ETag of a stored object."""
-    volume, full_key, tag = await _object(request, v, key)
+    rooms, key = rooms_of(request), request.path_params["key"]
+    volume, full_key, tag = await _object(request, key)
     if unchanged(request, tag):
         return not_modified(_headers(tag))
     info = await _there(rooms, volume, key, lambda: rooms.objects.head(storage.VOLUMES, full_key))
     return Response(headers=_headers(tag) | {"content-length": str(info.size)}, media_type=_media_type(key))
 
 
-async def _object(request: Request, v: str, key: str) -> tuple[OpenVolume, str, str]:
+async def _object(request: Request, key: str) -> tuple[OpenVolume, str, str]:
     """The revision, the object's key in the store, its ETag. Raises NotPinnedError, NoSuchKeyError."""
-    asked = VolumeRef.parse(v)
-    found = await find(request, asked)
+    found = await find(request)
     volume = found.volume
-    if asked.revision is None:
+    if found.asked.revision is None:
         raise NotPinnedError(
-            f"a Zarr is read with many requests, so its revision must be named, and {asked} names none",
-            pinned=f"{base_url(request)}/zarr/{volume.ref}.ome.zarr/{key}",
+            f"a Zarr is read with many requests, so its revision must be named, and {found.asked} names none",
+            pinned=f"{base_url(request)}/zarr/{volume.ref}.ome.zarr/{quote(key)}",
         )
     assert volume.ref.revision is not None
     if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable() or len(key) > LONGEST_KEY:

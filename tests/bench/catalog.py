@@ -1,0 +1,250 @@
+"""A catalog of a million volumes on PostgreSQL: how long typical questions take, and which indexes answer them.
+
+`python tests/bench/catalog.py [--volumes N] [--rounds N] [--json FILE]`. The server is one of its own in a temporary folder. Records are
+made and derived as the catalog does it, for TEMPLATES volumes; those are copied with other ids, times and sizes. Every question is asked
+through `queries.Catalog`, so the time is that of the whole answer but HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cataloger.database import Database
+from cataloger.queries import Catalog
+from cataloger.repository import Writer
+from cataloger.testing import postgres_binaries, postgres_server
+from cataloger.testing_builders import a_record, a_status
+from cataloger.testing_plans import plans_of
+from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.plans import Caveat, Licence
+from emporter_contracts.records import Statistics
+
+TEMPLATES = 2000
+LIMIT_MS = 50
+"""What the 95th percentile of a question may take."""
+WORDS = """neuron synapse cortex hippocampus mitochondria membrane vesicle axon dendrite myelin glia astrocyte retina cerebellum
+spinal cord liver kidney heart muscle epithelium endothelium nucleus chromatin golgi reticulum lysosome peroxisome cilium flagellum
+bacterium virus capsid ribosome cytoskeleton actin tubulin centrosome spindle embryo larva adult wildtype mutant knockout control treated
+infected section block face serial array tomography focused beam milling scanning transmission resin epon osmium uranyl lead stained
+fixed frozen pressure substituted volume reconstruction segmentation dataset connectome tracing annotation ground truth isotropic
+anisotropic aligned registered denoised raw overview region interest subset""".split()
+ORGANISMS = (
+    "Mus musculus",
+    "Homo sapiens",
+    "Drosophila melanogaster",
+    "Rattus norvegicus",
+    "Danio rerio",
+    "Caenorhabditis elegans",
+    None,
+)
+MODALITIES = ("FIB-SEM", "SBF-SEM", "ssTEM", "ssSEM", "TEM", "unknown")
+SOURCES = ("idr", "empiar", "openorganelle", "epfl", "url", "inbox", "hemibrain")
+DTYPES = ("uint8", "uint16", "float32", "int16", "uint64")
+LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", None)
+CAVEATS = ("lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown")
+COPY_VOLUMES = """
+    INSERT INTO volumes (id, job, search, title, updated_at, created_at, bytes, {rest})
+    SELECT t.source || '-' || k.n, t.source || '-' || k.n, replace(t.search, t.id, t.source || '-' || k.n),
+           replace(t.title, t.id, t.source || '-' || k.n), t.updated_at + k.n * interval '31 seconds',
+           t.created_at + k.n * interval '29 seconds', t.bytes * (1 + k.n % 997), {values}
+    FROM (SELECT *, row_number() OVER (ORDER BY id) AS place FROM volumes) t
+    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = 1 + k.n % {templates}"""
+COPY_REVISIONS = """
+    INSERT INTO revisions (volume, job, record, {rest})
+    SELECT r.record->>'source' || '-' || k.n, r.record->>'source' || '-' || k.n,
+           jsonb_set(r.record, '{{volume}}', to_jsonb(r.record->>'source' || '-' || k.n)), {values}
+    FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r
+    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = 1 + k.n % {templates}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A kind of query, made anew each round."""
+
+    name: str
+    make: Callable[[random.Random], CatalogQuery]
+
+
+def _page(name: str, **fields: Any) -> Question:
+    return Question(name, lambda _: CatalogQuery(limit=50, **fields))
+
+
+QUESTIONS = (
+    _page("newest"),
+    _page("one source", source="epfl"),
+    _page("filters", organism="Mus musculus", modality="FIB-SEM", dtype="uint8", status="complete"),
+    Question("word, common", lambda r: CatalogQuery(limit=50, q=r.choice(WORDS))),
+    Question("words, three", lambda r: CatalogQuery(limit=50, q=" ".join(r.sample(WORDS, 3)))),
+    Question("word, rare", lambda r: CatalogQuery(limit=50, q=f"rareword{r.randrange(TEMPLATES)}x")),
+    Question("part of a word", lambda r: CatalogQuery(limit=50, q=f"eword{r.randrange(TEMPLATES)}x")),
+    Question("an id", lambda r: CatalogQuery(limit=50, q=f"idr-{r.randrange(100_000, 999_999)}")),
+    _page("nothing", q="thereisnosuchword"),
+    Question("relevance, rare", lambda r: CatalogQuery(limit=50, sort="relevance", q=f"rareword{r.randrange(TEMPLATES)}x cortex")),
+    Question("relevance, common", lambda r: CatalogQuery(limit=50, sort="relevance", q=r.choice(WORDS))),
+    Question("voxel size", lambda r: CatalogQuery(limit=50, ranges={"voxel_nm": f"4..{r.randrange(5, 12)}"})),
+    _page("shape and bytes", ranges={"shape_z": "100..", "bytes": "1e9..2e11"}),
+    Question("month", lambda r: CatalogQuery(limit=50, ranges={"created_at": f"2024-0{r.randrange(6, 9)}-01..2024-0{r.randrange(6, 9)}-28"})),
+    _page("caveat", caveat="resampled"),
+    Question("JSON path", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose={r.randrange(TEMPLATES)}",))),
+    _page("largest first", sort="-bytes"),
+    _page("finest first", sort="max_voxel_nm", source="idr"),
+    Question("facets of a word", lambda r: CatalogQuery(kind="facets", q=f"rareword{r.randrange(TEMPLATES)}x")),
+    _page("facets of a common word", kind="facets", q="cortex"),
+)  # fmt: skip
+
+
+def template(n: int, chance: random.Random) -> Any:
+    """A record with a word nothing else has."""
+    words = chance.choices(WORDS, k=chance.randrange(12, 40))
+    size = chance.choice([4.0, 5.0, 8.0, 10.0, 25.0])
+    record = a_record(
+        f"{chance.choices(SOURCES, weights=(40, 30, 10, 1, 8, 10, 1))[0]}-template{n}",
+        description=" ".join([*words, f"rareword{n}x"]),
+        modality=chance.choice(MODALITIES),
+        data_type=chance.choices(DTYPES, weights=(60, 25, 5, 5, 5))[0],
+        voxel_size_nm=(chance.choice([size, 30.0, None]), size, size),
+        volume_shape=(chance.randrange(1, 4000), chance.randrange(64, 9000), chance.randrange(64, 9000)),
+    )
+    said = {
+        "organism": chance.choice(ORGANISMS),
+        "dose": n,
+        "study": " ".join(chance.choices(WORDS, k=6)),
+        "channels": [{"n": n % 7}],
+    }
+    spdx = chance.choice(LICENCES)
+    measured = Statistics(mean=chance.random() * 255, std=chance.random() * 60, saturated_share=chance.random() ** 4)
+    technical = record.metadata.technical.model_copy(update={"statistics": measured})
+    return record.model_copy(
+        update={
+            "metadata": record.metadata.model_copy(update={"technical": technical}),
+            "licence": Licence(spdx=spdx, known=spdx is not None),
+            "caveats": tuple(Caveat(code=c, evidence="made up") for c in chance.sample(CAVEATS, chance.choice([0, 0, 1, 2]))),
+            "additional_metadata": {"idr_metadata": said},
+        }
+    )
+
+
+async def fill(database: Database, volumes: int) -> None:
+    """TEMPLATES volumes as the catalog makes them, then copies; indexes are made at the end."""
+    chance = random.Random(1)
+    for n in range(TEMPLATES):
+        record = template(n, chance)
+        async with database.writing() as session:
+            writer = Writer(session)
+            await writer.open(a_status(job=record.volume))
+            await writer.put(record.volume, record.volume, 1, record.model_dump(mode="json"), committed=True)
+            await writer.refresh(record.volume)
+    async with database._engine.begin() as connection:
+        await connection.execute(text("SET maintenance_work_mem = '1GB'"))
+        indexes = (
+            await connection.execute(
+                text(
+                    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ('volumes', 'revisions') AND indexname NOT LIKE '%pkey'"
+                )
+            )
+        ).all()
+        for name, _ in indexes:
+            await connection.execute(text(f"DROP INDEX {name}"))
+        for table, copy in (("volumes", COPY_VOLUMES), ("revisions", COPY_REVISIONS)):
+            named = {c for c in copy.split("(", 1)[1].split(")", 1)[0].replace(" ", "").split(",") if c != "{rest}"}
+            columns = await connection.execute(
+                text("SELECT column_name FROM information_schema.columns WHERE table_name = :t AND is_generated = 'NEVER'"),
+                {"t": table},
+            )
+            rest = [c for c in columns.scalars() if c not in named]
+            letter = "t" if table == "volumes" else "r"
+            values = ", ".join(f"{letter}.{c}" for c in rest)
+            statement = copy.format(rest=", ".join(rest), values=values, volumes=volumes - TEMPLATES, templates=TEMPLATES)
+            await connection.exec_driver_sql(statement)
+        for name, definition in indexes:
+            began = time.monotonic()
+            await connection.exec_driver_sql(definition)
+            print(f"  {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    async with database._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.exec_driver_sql("VACUUM ANALYZE")
+
+
+async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of every question, over `rounds` different ones of its kind."""
+    catalog = Catalog(database)
+    rows = []
+    for question in QUESTIONS:
+        chance = random.Random(7)
+        took = []
+        ask = catalog.facets if question.make(chance).kind == "facets" else catalog.volumes
+        await ask(question.make(chance))
+        for _ in range(rounds):
+            query = question.make(chance)
+            began = time.perf_counter()
+            await ask(query)
+            took.append((time.perf_counter() - began) * 1000)
+        plans = await plans_of(database, ask(question.make(chance)))
+        row = {
+            "question": question.name,
+            "p50_ms": round(statistics.median(took), 1),
+            "p95_ms": round(statistics.quantiles(took, n=20)[-1], 1),
+            "indexes": sorted({i for p in plans for i in p.indexes} - {"jobs_pkey"}),
+            "scanned": sorted({s for p in plans for s in p.scanned} - {"jobs"}),
+        }
+        rows.append(row)
+        print(
+            f"{row['question']:26}{row['p50_ms']:>9}{row['p95_ms']:>9}  {' '.join(row['indexes'])} {row['scanned'] or ''}",
+            flush=True,
+        )
+    return rows
+
+
+async def run(url: str, volumes: int, rounds: int) -> dict[str, Any]:
+    """Fill, measure, and say how large it all became."""
+    engine = create_async_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("CREATE DATABASE bench")
+    await engine.dispose()
+    database = Database.open(f"{url}/bench")
+    await database.migrate()
+    began = time.monotonic()
+    await fill(database, volumes)
+    filled = time.monotonic() - began
+    async with database.reading() as session:
+        size = (await session.execute(text("SELECT pg_database_size('bench')"))).scalar_one()
+    print(
+        f"{volumes} volumes in {filled:.0f} s, {size / 2**30:.1f} GiB\n{'question':26}{'p50 ms':>9}{'p95 ms':>9}  indexes",
+        flush=True,
+    )
+    rows = await measure(database, rounds)
+    await database.close()
+    return {"volumes": volumes, "bytes": size, "questions": rows}
+
+
+def main() -> int:
+    """Exit 1 where a question is slower than LIMIT_MS."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--volumes", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    chosen = parser.parse_args()
+    if postgres_binaries() is None:
+        print("no PostgreSQL server here (Debian: apt-get install postgresql)", file=sys.stderr)
+        return 2
+    with postgres_server() as url:
+        found = asyncio.run(run(url, chosen.volumes, chosen.rounds))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    return int(any(row["p95_ms"] > LIMIT_MS for row in found["questions"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
