@@ -134,7 +134,7 @@ def test_a_volume_goes_all_the_way_and_comes_back_voxel_for_voxel(project: Proje
     voxels = np.random.default_rng(1).integers(0, 2**16, (9, 200, 170), np.uint16)
     tifffile.imwrite(tmp_path / "stack.tif", voxels, photometric="minisblack")
     project.client("ingest", str(tmp_path / "stack.tif"), "--voxel-size-nm", "50,8,8", "--yes", "--watch")
-    (volume,) = json.loads(project.client("volumes", "--status", "complete", "--json"))["volumes"]
+    (volume,) = json.loads(project.client("volumes", "--status", "complete", "--json"))
     block = tmp_path / "block.npy"
     project.client("block", volume["volume"], "--origin", "2,30,7", "--shape", "5,128,99", "-o", str(block))
     assert np.array_equal(np.load(block), voxels[2:7, 30:158, 7:106])
