@@ -1,0 +1,149 @@
+"""One scale of a neuroglancer precomputed volume. Source: `volume.md` of neuroglancer's precomputed format.
+
+All of it is x, y, z; here it becomes channel, z, y, x. What is stored is cut on a grid that begins at `voxel_offset`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from emporter_contracts.plans import Caveat
+from emporter_readers.chunked.packing import Unpack, inflating
+from emporter_readers.chunked.shards import ShardedChunks, ShardSpec
+from emporter_readers.chunked.stored import Cell, Layout, Single, StoredArray
+from emporter_readers.chunked.tree import Document, under
+from emporter_readers.chunked.values import Shape, chunk_of, named_dtype, numbers, required, shape_of
+from emporter_readers.errors import CorruptObjectError, UnsupportedContentError
+
+INFO = "info"
+ENCODINGS = frozenset({"raw", "jpeg", "png", "compressed_segmentation"})
+AXES = ("c", "z", "y", "x")
+MOST_SCALES = 64
+ENCODED_SHARE = 4
+"""Times its voxels that an encoded chunk may be: compressed segmentation of noise needs twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One resolution: its array, where it begins (z, y, x) and nm per voxel (z, y, x; None where not said)."""
+
+    array: StoredArray
+    start: tuple[int, int, int]
+    resolution: tuple[float, ...] | None
+
+
+def is_info(document: Document) -> bool:
+    """Whether a document describes a volume, not a mesh or annotations."""
+    kind = document.get("@type", "neuroglancer_multiscale_volume")
+    return kind == "neuroglancer_multiscale_volume" and "scales" in document
+
+
+def scale_count(folder: str, document: Document) -> int:
+    """How many scales an `info` lists. Raises CorruptObjectError."""
+    scales = document.get("scales")
+    if not isinstance(scales, list) or not 1 <= len(scales) <= MOST_SCALES:
+        raise CorruptObjectError(f"{under(folder, INFO)}: scales are {str(scales)[:50]}")
+    return len(scales)
+
+
+def scale_of(folder: str, document: Document, number: int) -> Scale:
+    """Scale `number` of an `info`. Raises CorruptObjectError or UnsupportedContentError."""
+    name = under(folder, INFO)
+    said = document["scales"][number]
+    if not isinstance(said, dict):
+        raise CorruptObjectError(f"{name}: scale {number} is {str(said)[:50]}")
+    dtype = named_dtype(required(document, "data_type", name), name)
+    channels = document.get("num_channels", 1)
+    if not isinstance(channels, int) or isinstance(channels, bool) or not 1 <= channels <= 2**16:
+        raise CorruptObjectError(f"{name}: num_channels is {str(channels)[:50]}")
+    size = _three(shape_of(required(said, "size", name), name, "size"), name, "size")
+    offset = numbers(said.get("voxel_offset", [0, 0, 0]), 3)
+    if offset is None or any(v != int(v) or abs(v) >= 2**31 for v in offset):
+        raise CorruptObjectError(f"{name}: voxel_offset is {str(said.get('voxel_offset'))[:50]}")
+    begin = (int(offset[0]), int(offset[1]), int(offset[2]))
+    sizes = required(said, "chunk_sizes", name)
+    chunk = chunk_of([*(sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], list) else []), channels],
+                     (*size, channels), dtype, name, "chunk_sizes")  # fmt: skip
+    key = under(folder, _text(required(said, "key", name), name))
+    if key.startswith(".."):
+        raise UnsupportedContentError(f"{name}: scale {number} lies outside of its folder", hint="ingest that folder")
+    encoding = said.get("encoding")
+    if encoding not in ENCODINGS:
+        raise UnsupportedContentError(f"{name}: encoding {str(encoding)[:50]!r}", hint=f"read are {', '.join(sorted(ENCODINGS))}")
+
+    def coordinates(cell: Cell, at: tuple[int, int, int]) -> str:
+        first = [c * n for c, n in zip(reversed(cell[1:]), chunk, strict=False)]
+        return "_".join(f"{a + o}-{min(a + n, s) + o}" for a, n, s, o in zip(first, chunk, size, at, strict=False))
+
+    plain = Single(lambda cell: f"{key}/{coordinates(cell, begin)}")
+    layout, unpack = _layout(
+        said.get("sharding"), key, size, chunk, plain, ENCODED_SHARE * math.prod(chunk) * dtype.itemsize, name
+    )
+    array = StoredArray(
+        path=key,
+        shape=(channels, *reversed(size)),
+        chunk=tuple(reversed(chunk)),
+        dtype=dtype,
+        driver="neuroglancer_precomputed",
+        layout=layout,
+        document_name=INFO,
+        document=_plain(document, said, size, chunk),
+        key_of=lambda cell: f"0/{coordinates(cell, (0, 0, 0))}",
+        axes=AXES,
+        fastest_first=True,
+        unpack=unpack,
+        caveats=_lossy(said),
+        attributes={},
+        said={name: document},
+    )
+    resolution = numbers(said.get("resolution"), 3)
+    return Scale(array, (begin[2], begin[1], begin[0]), None if resolution is None else resolution[::-1])
+
+
+def _layout(
+    sharding: Any, key: str, size: Shape, chunk: Shape, plain: Single, most: int, name: str
+) -> tuple[Layout, Unpack | None]:
+    if sharding is None:
+        return plain, None
+    spec = ShardSpec.parsed(sharding, name)
+    grid = tuple(-(-n // c) for n, c in zip(size, chunk, strict=False))
+    return ShardedChunks(spec, key, (grid[0], grid[1], grid[2]), plain), inflating("gzip", most) if spec.data_gzipped else None
+
+
+def _plain(document: Document, said: Document, size: tuple[int, ...], chunk: tuple[int, ...]) -> Document:
+    """The `info` of this scale alone, without shards, beginning at 0."""
+    scale = {k: v for k, v in said.items() if k in ("encoding", "compressed_segmentation_block_size")}
+    scale |= {
+        "key": "0",
+        "size": list(size),
+        "voxel_offset": [0, 0, 0],
+        "chunk_sizes": [list(chunk[:3])],
+        "resolution": [1, 1, 1],
+    }
+    kind = document.get("type") if document.get("type") in ("image", "segmentation") else "image"
+    return {
+        "@type": "neuroglancer_multiscale_volume", "type": kind, "data_type": document["data_type"], "num_channels": chunk[3],
+        "scales": [scale],
+    }  # fmt: skip
+
+
+def _lossy(said: Document) -> tuple[Caveat, ...]:
+    if said["encoding"] != "jpeg":
+        return ()
+    quality = said.get("jpeg_quality")
+    of = f" of quality {quality}" if isinstance(quality, int) else ""
+    return (Caveat(code="lossy", evidence=f"the archive stores JPEG{of}: voxels are the decoder's, not the microscope's"),)
+
+
+def _three(value: tuple[int, ...], name: str, what: str) -> tuple[int, ...]:
+    if len(value) != 3:
+        raise CorruptObjectError(f"{name}: {what} has {len(value)} numbers, not x, y, z")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value or len(value) > 500:
+        raise CorruptObjectError(f"{name}: a scale's key is {str(value)[:50]!r}")
+    return value
