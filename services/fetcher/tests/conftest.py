@@ -6,7 +6,7 @@ import pytest
 import stamina
 
 from emporter_archives.server import FileServer
-from fetcher.transports.http import TRIES
+from fetcher.transports.trying import TRIES
 
 
 @pytest.fixture

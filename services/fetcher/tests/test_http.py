@@ -44,8 +44,9 @@ from fetcher.errors import (
 )
 from fetcher.transports import addresses
 from fetcher.transports.addresses import HostPolicy
-from fetcher.transports.http import FRESH_START_BYTES, MAX_HOPS, TRIES, HttpClient, HttpLimits
+from fetcher.transports.http import FRESH_START_BYTES, MAX_HOPS, HttpClient, HttpLimits
 from fetcher.transports.replies import Pinned
+from fetcher.transports.trying import TRIES
 
 DATA = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(300_000)

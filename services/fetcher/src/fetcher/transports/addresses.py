@@ -43,6 +43,7 @@ class HostPolicy:
     allowed: tuple[str, ...]
     allow_private: bool = False
     setting: str = "EMPORTER_URL_ALLOWED_HOSTS"
+    schemes: tuple[str, ...] = ("http", "https")
 
     def checked(self, url: str) -> Target:
         """The target of `url`. Raises UrlRefusedError or HostRefusedError."""
@@ -52,8 +53,9 @@ class HostPolicy:
             name = host if _is_literal(host) else host.encode("idna").decode("ascii")
         except ValueError as error:
             raise UrlRefusedError(f"{url[:200]!r} is no URL: {error}", hint="write it as a browser shows it") from error
-        if parts.scheme not in ("http", "https"):
-            raise UrlRefusedError(f"{url[:200]!r}: only http:// and https:// are opened", hint="download it and ingest the file")
+        if parts.scheme not in self.schemes:
+            known = " and ".join(f"{scheme}://" for scheme in self.schemes)
+            raise UrlRefusedError(f"{url[:200]!r}: only {known} are opened", hint="download it and ingest the file")
         if parts.username is not None or parts.password is not None:
             raise UrlRefusedError(
                 f"the URL of {host} holds credentials, which would be stored and shown", hint="serve the file without a password"
@@ -93,7 +95,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         failure: Exception | None = None
-        for address in await self._permitted(host, port, timeout):
+        for address in await self.permitted(host, port, timeout):
             try:
                 return await self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -106,7 +108,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def _permitted(self, host: str, port: int, seconds: float | None) -> list[str]:
+    async def permitted(self, host: str, port: int, seconds: float | None) -> list[str]:
+        """The addresses of `host` that may be connected to. Raises PrivateAddressError, UnknownHostError, ConnectError."""
         try:
             async with asyncio.timeout(seconds):
                 addresses = await self._resolve(host, port)

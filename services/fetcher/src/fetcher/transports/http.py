@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from urllib.parse import urljoin
 
 import httpcore
-import stamina
 
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import (
@@ -28,13 +27,10 @@ from fetcher.errors import (
 )
 from fetcher.transports.addresses import GuardedBackend, HostPolicy, Resolve, Target
 from fetcher.transports.replies import Pinned, Reply, header_list
+from fetcher.transports.trying import tries
 
 MAX_HOPS = 5
 """Redirects followed for one request: archives need one or two."""
-TRIES = 4
-"""Of one request in a row, before its failure is the job's: with back-off about five seconds, what a restart of a proxy takes."""
-SHORT_PATIENCE = 2.0
-"""Seconds of a Retry-After that are waited here; longer ones are the job's to wait."""
 FRESH_START_BYTES = 2**20
 """A connection that brought this much before it broke is not counted as a failed try: a bad line still makes progress."""
 DRAINED_BYTES = 4096
@@ -83,7 +79,7 @@ class HttpClient:
     async def probe(self, url: str) -> Probe:
         """Size, version and manners of `url`, by asking for its first byte: what HEAD says is too often about something else."""
         try:
-            async for attempt in _tries():
+            async for attempt in tries():
                 with attempt:
                     return await self._probe(url)
         except UnknownHostError as error:
@@ -119,7 +115,7 @@ class HttpClient:
         position = start
         while position < stop:
             begun = position
-            async for attempt in _tries():
+            async for attempt in tries():
                 with attempt:
                     try:
                         async with aclosing(self._once(pinned, position, stop, whole)) as pieces:
@@ -129,6 +125,24 @@ class HttpClient:
                     except ArchiveUnreachableError:
                         if position - begun < FRESH_START_BYTES:
                             raise
+
+    async def document(self, url: str, longest: int) -> bytes:
+        """All of a page or API answer of any size up to `longest` bytes; else ArchiveMisbehavesError."""
+        async for attempt in tries():
+            with attempt:
+                return await self._document(url, longest)
+        raise AssertionError("stamina ends by returning or raising")
+
+    async def _document(self, url: str, longest: int) -> bytes:
+        async with self._answer(url, {}) as (reply, response):
+            held = bytearray()
+            async for piece in response.aiter_stream():
+                held += piece
+                if len(held) > longest:
+                    raise ArchiveMisbehavesError(f"{url}: answers more than {longest} bytes", hint="open the URL in a browser")
+            if reply.length is not None and len(held) < reply.length:
+                raise ArchiveUnreachableError(f"{url} ended at byte {len(held)} of {reply.length}")
+            return bytes(held)
 
     async def _once(self, pinned: Pinned, start: int, stop: int, whole: bool) -> AsyncGenerator[bytes, None]:
         """One connection's worth of `pieces`; raises ArchiveUnreachableError where it ends early."""
@@ -223,17 +237,6 @@ def _agreed(pinned: Pinned, reply: Reply, start: int, stop: int, whole: bool) ->
             f"{pinned.url}: asked for bytes {start}-{stop - 1}, answered {first}-{end - 1}", hint="try another mirror"
         )
     return 0, end
-
-
-def _tries() -> AsyncIterator[stamina.Attempt]:
-    """A few tries with jittered back-off."""
-    return aiter(stamina.retry_context(on=_worth_another_try, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=5.0))
-
-
-def _worth_another_try(error: Exception) -> bool | float:
-    if isinstance(error, RateLimitedError):
-        return error.retry_after if error.retry_after is not None and error.retry_after <= SHORT_PATIENCE else False
-    return isinstance(error, ArchiveUnreachableError)
 
 
 async def _drain(response: httpcore.Response) -> None:
