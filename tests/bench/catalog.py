@@ -35,12 +35,13 @@ from emporter_contracts.records import Statistics
 TEMPLATES = 2000
 LIMIT_MS = 50
 """What the 95th percentile of a question may take."""
-WORDS = """neuron synapse cortex hippocampus mitochondria membrane vesicle axon dendrite myelin glia astrocyte retina cerebellum
+TEXT = """neuron synapse cortex hippocampus mitochondria membrane vesicle axon dendrite myelin glia astrocyte retina cerebellum
 spinal cord liver kidney heart muscle epithelium endothelium nucleus chromatin golgi reticulum lysosome peroxisome cilium flagellum
 bacterium virus capsid ribosome cytoskeleton actin tubulin centrosome spindle embryo larva adult wildtype mutant knockout control treated
 infected section block face serial array tomography focused beam milling scanning transmission resin epon osmium uranyl lead stained
 fixed frozen pressure substituted volume reconstruction segmentation dataset connectome tracing annotation ground truth isotropic
-anisotropic aligned registered denoised raw overview region interest subset""".split()
+anisotropic aligned registered denoised raw overview region interest subset"""
+WORDS = TEXT.split()
 ORGANISMS = (
     "Mus musculus",
     "Homo sapiens",

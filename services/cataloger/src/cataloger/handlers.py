@@ -48,6 +48,8 @@ async def take_event(intake: Intake, event: RunEvent, delivery: Delivery) -> Non
     fact = fact_of_event(event, delivery)
     if isinstance(event, RawPlanReady):
         await intake.plan_ready(event, fact)
+    elif isinstance(event, RawManifestComplete):
+        await intake.manifest_complete(event, fact)
     elif isinstance(event, VolumeComplete):
         await intake.volume_complete(event, fact)
     else:

@@ -17,11 +17,11 @@ from cataloger.feed import Feed
 from cataloger.models import Job
 from cataloger.records import document, moved, placeholder, planned, rank, rank_of, stub
 from cataloger.repository import Writer, uncommitted
-from cataloger.store import Final, read_final, read_plan
-from emporter_contracts.events import RawPlanReady, VolumeComplete
+from cataloger.store import Final, read_final, read_manifest, read_plan
+from emporter_contracts.events import RawManifestComplete, RawPlanReady, VolumeComplete
 from emporter_contracts.ids import job_of
 from emporter_contracts.jobs import JobState, JobStatus
-from emporter_contracts.plans import FetchPlan
+from emporter_contracts.plans import FetchPlan, Manifest
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
@@ -82,6 +82,20 @@ class Intake:
                 await writer.put(job.id, volume.volume, plan.revision, record)
             await writer.refresh(job.id)
 
+    async def manifest_complete(self, event: RawManifestComplete, fact: Fact) -> None:
+        """A run's raw objects are all stored and hashed: where its volumes will come from."""
+        manifest = await read_manifest(self._objects, event.job, event.revision)
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            await writer.note(fact)
+            if manifest is not None:
+                await writer.put_origins(event.job, event.revision, manifest.objects)
+
+    async def manifest_found(self, manifest: Manifest) -> None:
+        """The raw objects of a run, from the store."""
+        async with self._database.writing() as session:
+            await Writer(session).put_origins(manifest.job, manifest.revision, manifest.objects)
+
     async def volume_complete(self, event: VolumeComplete, fact: Fact) -> None:
         """A revision is committed: its final record is the catalog's."""
         final = await read_final(self._objects, event.volume, event.revision)
@@ -97,6 +111,8 @@ class Intake:
                 known = MetadataRecord.model_validate(final.record)
                 run = (final.revision, generation)
                 await _opened(writer, placeholder(job, known.source, known.source_id, run, known.created_at))
+                if not await writer.has_origins(job, final.revision):
+                    await writer.put_origins(job, final.revision, known.metadata.provenance.objects)
             await _commit(writer, job, final)
             await writer.refresh(job)
 

@@ -22,7 +22,7 @@ from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import job_of
 
 RELEVANCE = "relevance"
-RANKED = 2000
+RANKED = 500
 """Volumes a search by relevance ranks, the newest of those found: ranking all that hold a common word takes seconds."""
 UNKNOWN_LAST = 1.0e300
 """Stands for an unknown number in a sort: after every real one."""

@@ -11,7 +11,9 @@ from cataloger import listing
 from cataloger.database import Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
 from cataloger.facets import WholeCatalog, count_some, narrows
+from cataloger.lineage import came_of, graph_of
 from cataloger.models import Event, Job, Revision, Volume
+from cataloger.openlineage import events_of
 from cataloger.repository import find_job, find_revision, find_volume, revisions_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import VolumeRef
@@ -84,6 +86,27 @@ class Catalog:
                 return (await count_some(session, query)).document()
         return (await self._whole.counts()).document()
 
+    async def lineage(self, ref: VolumeRef) -> Document:
+        """What a volume was made from and what was made of it, as a graph. Raises NotInCatalogError."""
+        async with self._database.reading() as session:
+            if await find_volume(session, ref.volume) is None:
+                raise _no_volume(ref.volume)
+            graph = await graph_of(session, ref.volume)
+        return {"volume": ref.volume, **graph.document()}
+
+    async def run_events(self, ref: VolumeRef) -> list[Document]:
+        """The runs of a volume's job as OpenLineage events. Raises NotInCatalogError."""
+        async with self._database.reading() as session:
+            volume = await find_volume(session, ref.volume)
+            if volume is None:
+                raise _no_volume(ref.volume)
+            return await events_of(session, volume.job)
+
+    async def came_of(self, sha256: str | None, url: str | None) -> list[Document]:
+        """What was made of a file of an archive. Raises InvalidQueryError."""
+        async with self._database.reading() as session:
+            return await came_of(session, sha256, url)
+
     async def jobs(self, query: CatalogQuery) -> Page:
         """The last state of the jobs a query asks for."""
         async with self._database.reading() as session:
@@ -131,6 +154,8 @@ class Catalog:
             return await self.jobs(query)
         if query.id is None:
             raise InvalidQueryError(f"a query of kind {query.kind} needs an id", hint=f'{{"kind": "{query.kind}", "id": …}}')
+        if query.kind == "lineage":
+            return Page([await self.lineage(VolumeRef.parse(query.id))])
         if query.kind == "job":
             return Page([(await self.job(query.id)).model_dump(mode="json")])
         return Page([await self.record(VolumeRef.parse(query.id))])

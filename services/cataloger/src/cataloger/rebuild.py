@@ -13,7 +13,7 @@ from cataloger.database import Database
 from cataloger.facts import Fact
 from cataloger.feed import Feed
 from cataloger.intake import Intake
-from cataloger.store import read_final, read_plan, removed_revisions
+from cataloger.store import read_final, read_manifest, read_plan, removed_revisions
 from emporter_contracts import storage
 from emporter_contracts.events import event_type
 from emporter_contracts.ids import is_volume_id, job_of
@@ -66,6 +66,7 @@ class _Walk:
         except ValidationError as error:
             self._unreadable(job, error)
             return
+        await self._manifests(job, revisions)
         if status is None:
             return
         await self.intake.state_changed(status, _found(status))
@@ -86,6 +87,16 @@ class _Walk:
         removed = await removed_revisions(self.objects, volume)
         await self.intake.removed(volume, removed)
         self.found.removed += len(removed)
+
+    async def _manifests(self, job: str, revisions: list[int]) -> None:
+        for revision in revisions:
+            try:
+                manifest = await read_manifest(self.objects, job, revision)
+            except ValidationError as error:
+                self._unreadable(f"{job}@r{revision}", error)
+                continue
+            if manifest is not None:
+                await self.intake.manifest_found(manifest)
 
     async def _status(self, job: str, revision: int) -> JobStatus | None:
         """The state of a run as the store tells it, version 1: whatever the bus says of it is newer."""

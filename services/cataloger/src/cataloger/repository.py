@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,15 @@ from sqlalchemy.orm import undefer
 
 from cataloger.database import Database
 from cataloger.facts import Fact
-from cataloger.models import Annotation, Event, Job, Revision, Volume
+from cataloger.lineage import url_key
+from cataloger.models import Annotation, Base, Event, Job, RawObject, Revision, Volume
 from cataloger.records import DERIVATION, State, columns, current, storable
 from cataloger.validation import problems
 from emporter_contracts.jobs import JobStatus
+from emporter_contracts.plans import ManifestObject
 
+ROWS_AT_ONCE = 1000
+"""Of one INSERT: SQLite takes 32,766 values in a statement."""
 REDERIVED_AT_ONCE = 500
 """Jobs looked up at once by `rederive`."""
 
@@ -128,6 +132,19 @@ class Writer:
             self._session.add(row)
         self._set(row, {**values, "problems": shown.problems})
 
+    async def put_origins(self, job: str, revision: int, objects: Sequence[ManifestObject]) -> None:
+        """Note the raw objects of a run, in place of what was noted of it before."""
+        await self._session.execute(delete(RawObject).where(RawObject.job == job, RawObject.revision == revision))
+        insert = self._insert(RawObject)
+        rows = [_origin(job, revision, n, o) for n, o in enumerate(objects)]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            await self._session.execute(insert.values(rows[start : start + ROWS_AT_ONCE]).on_conflict_do_nothing())
+
+    async def has_origins(self, job: str, revision: int) -> bool:
+        """Whether the raw objects of a run are noted."""
+        query = select(RawObject.n).where(RawObject.job == job, RawObject.revision == revision).limit(1)
+        return (await self._session.execute(query)).first() is not None
+
     async def annotate(self, volume: str, key: str, value: str, at: datetime) -> None:
         """Set one annotation of a volume."""
         await self._session.merge(Annotation(volume=volume, key=key, value=storable(value), updated_at=at))
@@ -138,10 +155,12 @@ class Writer:
         return (await self._session.execute(gone)).first() is not None
 
     async def _create(self, model: type[Event | Job], values: dict[str, Any]) -> bool:
+        insert = self._insert(model).values(values).on_conflict_do_nothing()
+        return (await self._session.execute(insert.returning(model.id))).first() is not None
+
+    def _insert(self, model: type[Base]) -> postgresql.Insert | sqlite.Insert:
         dialect = self._session.get_bind().dialect.name
-        insert = postgresql.insert(model) if dialect == "postgresql" else sqlite.insert(model)
-        done = await self._session.execute(insert.values(values).on_conflict_do_nothing().returning(model.id))
-        return done.first() is not None
+        return postgresql.insert(model) if dialect == "postgresql" else sqlite.insert(model)
 
     def _set(self, row: Job | Revision | Volume, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -160,6 +179,17 @@ def _job_columns(status: JobStatus, version: int) -> dict[str, Any]:
         "updated_at": status.updated_at,
         "status": storable(status.model_dump(mode="json")),
     }
+
+
+def _origin(job: str, revision: int, n: int, raw: ManifestObject) -> dict[str, Any]:
+    said = {name: storable(getattr(raw, name)) for name in ("path", "url", "sha256", "bytes", "version")}
+    return {"job": job, "revision": revision, "n": n, "url_key": url_key(raw.url), **said}
+
+
+async def revisions_made_by(session: AsyncSession, job: str, revision: int) -> list[Revision]:
+    """The volumes of one run, without a stub that stands for them."""
+    query = select(Revision).where(Revision.job == job, Revision.revision == revision, Revision.stub.is_(False))
+    return list((await session.execute(query.order_by(Revision.volume))).scalars())
 
 
 async def find_job(session: AsyncSession, job: str) -> Job | None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from emporter_contracts import storage
-from emporter_contracts.plans import FetchPlan, Tombstone
+from emporter_contracts.plans import FetchPlan, Manifest, Tombstone
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.commits import removed
 from emporter_runtime.objects import Objects
@@ -44,6 +44,12 @@ async def read_plan(objects: Objects, job: str, revision: int) -> FetchPlan | No
     """The plan of a run, None where it is gone. Raises pydantic.ValidationError."""
     body = await objects.find(storage.RAW, storage.plan(job, revision))
     return None if body is None else FetchPlan.model_validate_json(body)
+
+
+async def read_manifest(objects: Objects, job: str, revision: int) -> Manifest | None:
+    """The manifest of a run, None where it is not there (yet, or any more). Raises pydantic.ValidationError."""
+    body = await objects.find(storage.RAW, storage.manifest(job, revision))
+    return None if body is None else Manifest.model_validate_json(body)
 
 
 async def removed_revisions(objects: Objects, volume: str) -> dict[int, datetime]:

@@ -11,7 +11,7 @@ from cataloger.queries import Catalog
 from cataloger.removal import Removals
 from cataloger.testing_builders import JOB, a_plan, a_record, fact_of, store_commit, store_plan
 from emporter_contracts.commands import CatalogQuery
-from emporter_contracts.events import RawPlanReady, RunEvent, VolumeComplete
+from emporter_contracts.events import RawManifestComplete, RawPlanReady, RunEvent, VolumeComplete
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus
 from emporter_runtime.objects import Objects
@@ -35,6 +35,8 @@ class World:
                 await self.intake.state_changed(one, fact)
             elif isinstance(one, RawPlanReady):
                 await self.intake.plan_ready(one, fact)
+            elif isinstance(one, RawManifestComplete):
+                await self.intake.manifest_complete(one, fact)
             elif isinstance(one, VolumeComplete):
                 await self.intake.volume_complete(one, fact)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -39,6 +39,7 @@ def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Ch
     app.router.routes.extend(health_routes(checks))
     _problems(app)
     _volumes(app, catalog, removals)
+    _lineage(app, catalog)
     _jobs(app, catalog, feed, keep_alive)
     _tables(app, catalog)
     return app
@@ -67,6 +68,22 @@ def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
     async def events(volume: str, cursor: Cursor = None, limit: Limit = 100) -> dict[str, Any]:
         """What was said about a volume and its job, the oldest first."""
         return (await catalog.events(VolumeRef.parse(volume), CatalogQuery(cursor=cursor, limit=limit))).document()
+
+
+def _lineage(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/volumes/{volume}/lineage")
+    async def lineage(volume: str, format: Literal["graph", "openlineage"] = "graph") -> Any:  # noqa: A002  # its name in the URL
+        """What a volume was made from and what was made of it: as a graph, or its runs as OpenLineage run events."""
+        ref = VolumeRef.parse(volume)
+        return await catalog.lineage(ref) if format == "graph" else await catalog.run_events(ref)
+
+    @app.get("/v1/raw")
+    async def raw(
+        sha256: Annotated[str | None, Query(pattern="^[0-9a-fA-F]{64}$")] = None,
+        url: Annotated[str | None, Query(max_length=4096)] = None,
+    ) -> dict[str, Any]:
+        """Files of archives with this content or address, each with the run that fetched it and the volumes made of it."""
+        return {"items": await catalog.came_of(sha256, url)}
 
 
 def _jobs(app: FastAPI, catalog: Catalog, feed: Feed, keep_alive: float) -> None:
