@@ -21,6 +21,8 @@ INDEX = ".emporter.json"
 """Lists the files of an upload. Written last: an upload without it does not exist."""
 PIECE_BYTES = 4 * 2**20
 """Of one read: hashing and sending take turns on so much."""
+SETTLE_SECONDS = 0.02
+"""A thread of obstore needs the interpreter for a moment after its last answer; a program that ends within it is aborted."""
 MAX_PARTS = 9_000
 """S3 allows 10,000 parts of one object."""
 
@@ -95,6 +97,7 @@ async def upload(objects: Objects, files: Sequence[LocalFile], name: str, told: 
     listed = [{"path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in hashed]
     index = json.dumps({"name": made.name, "files": listed}).encode()
     await objects.put(INBOX, f"{made.upload}/{INDEX}", index)
+    await asyncio.sleep(SETTLE_SECONDS)
     return made
 
 

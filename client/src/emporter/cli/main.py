@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -57,9 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     """The exit status of one command line."""
     try:
         # The command's own exit status, or None.
-        status = app(list(arguments), standalone_mode=False)
+        status = app(list(arguments), prog_name="emporter", standalone_mode=False)
     except typer.TyperException as error:
-        return _say(error.format_message().replace("\n", " ").rstrip("."), _help_of(arguments), MISTAKE)
+        return _say(error.format_message().replace("\n", " ").rstrip("."), _help_for(error), MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
@@ -73,7 +74,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the `emporter` command."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    # Not sys.exit: threads of native libraries (obstore's) that still need the interpreter while it is taken apart abort us.
+    os._exit(status)
 
 
 def _say_error(error: Exception) -> int:
@@ -95,10 +101,10 @@ def _say(message: str, hint: str, status: int) -> int:
     return status
 
 
-def _help_of(arguments: Sequence[str]) -> str:
-    words = [word for word in arguments if not word.startswith("-")]
-    known = {command.name or "" for command in app.registered_commands}
-    return f"emporter {words[0]} --help says how" if words and words[0] in known else "emporter --help lists the commands"
+def _help_for(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "emporter"
+    return f"{path} --help lists the commands" if path == "emporter" else f"{path} --help says how"
 
 
 if __name__ == "__main__":

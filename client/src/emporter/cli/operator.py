@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +26,8 @@ def remove(
     stack: Stack = None,
 ) -> None:
     """Remove a volume, or one revision of it. It can't be undone; what it was made of stays in the store."""
+    import asyncio
+
     from emporter.cli import showing
     from emporter_contracts.ids import VolumeRef
     from emporter_runtime.objects import Objects
@@ -46,6 +47,8 @@ def remove(
 
 def reconcile(json: Json = False, stack: Stack = None) -> None:
     """Make the bus again from the store: after the bus lost its data, or when in doubt. Nothing stored is fetched again."""
+    import asyncio
+
     from emporter.cli import showing
     from emporter_runtime.reconcile import reconcile as make_again
 

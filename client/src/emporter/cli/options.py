@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -58,6 +57,7 @@ def operator_settings(stack: str | None) -> Settings:
 
 def with_client(stack: str | None, do: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """What `do` returns, given a client of the stack that is meant."""
+    import asyncio
 
     async def run() -> T:
         from emporter.aio import AsyncClient
