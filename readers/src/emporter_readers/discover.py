@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from emporter_readers.dm.format import DmFormat
 from emporter_readers.errors import UnsupportedContentError
+from emporter_readers.hdf5.format import Hdf5Format
 from emporter_readers.magic import what_it_is
 from emporter_readers.mrc.format import MrcFormat
 from emporter_readers.ordering import natural_order
@@ -15,7 +16,7 @@ from emporter_readers.tiff.format import TiffFormat
 
 __all__ = ["FORMATS", "discover", "natural_order", "open_volume"]
 
-FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat(), MrcFormat(), PNG, JPEG)
+FORMATS: tuple[Format, ...] = (TiffFormat(), DmFormat(), MrcFormat(), PNG, JPEG, Hdf5Format())
 """In the order they are asked."""
 
 

@@ -7,7 +7,7 @@ Whoever has sources calls `discover` once and gets every volume they hold, heade
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -70,6 +70,8 @@ class Hints:
     axes: str | None = None
     rgb: Literal["luma", "split"] | None = None
     role: Literal["auto", "image", "labels"] = "auto"
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Words that only one format knows, such as the `dataset` of an HDF5 file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class FoundVolume:
     rgb: Literal["luma", "split"] | None = None
     name: str = ""
     caveats: tuple[Caveat, ...] = ()
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Those of the hints that open exactly this volume again."""
     said: dict[str, JsonValue] = field(default_factory=dict)
     """What the headers said, verbatim, fit for JSON."""
 
