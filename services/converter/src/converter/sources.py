@@ -119,7 +119,8 @@ class RootedSource:
 
 
 def _region(whole: Reader, planned: PlannedVolume) -> Reader:
-    return whole if planned.region == Box.whole(whole.shape) else RegionReader(whole, planned.region, planned.voxel_size)
+    region = Box.at(planned.source_origin, planned.shape)
+    return whole if region == Box.whole(whole.shape) else RegionReader(whole, region, planned.voxel_size)
 
 
 def _found(planned: PlannedVolume) -> FoundVolume:
@@ -138,5 +139,4 @@ def _found(planned: PlannedVolume) -> FoundVolume:
         parameters=planned.parameters,
         name=planned.name,
         said=dict(planned.said),
-        region=planned.region if planned.region != Box.whole(planned.source_shape) else None,
     )
