@@ -5,7 +5,7 @@ Each bench has a section of its own between two markers; what people wrote aroun
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import re
@@ -42,7 +42,7 @@ def main(names: list[str]) -> int:
             continue
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         printed = done.stdout if done.stdout.lstrip().startswith("|") else f"```\n{done.stdout.strip()}\n```"
-        body = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}\n\n{printed}"
+        body = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine}\n\n{printed}"
         PAGE.write_text(section(PAGE.read_text(), name, body))
     return failed
 
