@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, JsonValue
 
 from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
-from emporter_contracts.geometry import VoxelSize
+from emporter_contracts.geometry import Box, VoxelSize
 
 PLAN_VERSION = 1
 """Raised whenever the same request would lead to other segments, tasks or shards."""
@@ -119,8 +119,19 @@ class PlannedVolume(Message):
     labels_of: str | None = None
     source_shape: Shape3
     source_origin: Index3 = (0, 0, 0)
+    """Where the region begins in the archive's own index."""
+    source_start: Index3 = (0, 0, 0)
+    """The archive's own index of its first voxel: not 0 where a format has offsets (precomputed's `voxel_offset`)."""
+    translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the centre of the archive's voxel 0 lies, z, y, x, as its metadata says."""
     caveats: tuple[Caveat, ...] = ()
     said: dict[str, JsonValue] = {}
+
+    @property
+    def region(self) -> Box:
+        """The voxels asked for, counted from the first of the archive's array: as readers count."""
+        z, y, x = (a - b for a, b in zip(self.source_origin, self.source_start, strict=True))
+        return Box.at((z, y, x), self.shape)
 
 
 class Unit(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from emporter_contracts.commands import Select
-from emporter_contracts.geometry import Box, ChunkGrid, Shape3, VoxelSize
+from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
 from emporter_contracts.plans import Caveat, Role
 
 
@@ -72,6 +72,8 @@ class Hints:
     role: Literal["auto", "image", "labels"] = "auto"
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
     """Words that only one format knows, such as the `dataset` of an HDF5 file."""
+    region: Box | None = None
+    """What of the volume the sources hold, z, y, x from its first voxel, where an archive was asked for no more; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,12 @@ class FoundVolume:
     """Those of the hints that open exactly this volume again."""
     said: dict[str, JsonValue] = field(default_factory=dict)
     """What the headers said, verbatim, fit for JSON."""
+    start: Index3 = (0, 0, 0)
+    """The archive's own index of the first voxel, z, y, x; not 0 where a format has offsets."""
+    translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the centre of the archive's voxel 0 lies, z, y, x, as the headers say."""
+    region: Box | None = None
+    """What of the volume the sources hold, from its first voxel; None: all. Outside of it a missing chunk is no fill value."""
 
 
 class Format(Protocol):

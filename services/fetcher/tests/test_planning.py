@@ -19,7 +19,8 @@ from emporter_readers.protocol import ByteSource, FoundVolume, Hints
 from emporter_runtime.errors import InsufficientStorageError
 from fetcher import planning
 from fetcher.errors import RegionOutsideError, TooManyVolumesError
-from fetcher.planning import check_space, make_plan, random_origin
+from fetcher.planning import check_space, make_plan
+from fetcher.regions import random_origin
 from fetcher.sources.protocol import Part
 from fetcher.testing import MemoryArchive, a_request
 

@@ -107,7 +107,7 @@ def _plan_passes(grids: list[Grid], volume: PlannedVolume, native: ChunkGrid, it
     passes, base = [], 0
     while base < len(grids):
         if base == 0:
-            cells = Cells(native.cell, volume.source_origin, volume.source_shape)
+            cells = Cells(native.cell, volume.region.start, volume.source_shape)
         else:
             cells = halved_cells(grids[base - 1], grids[base])
         plan = plan_pass(grids, base, cells, itemsize, budget)
@@ -140,7 +140,7 @@ def _volume_plan(volume: PlannedVolume, itemsize: int, passes: list[_Laid]) -> V
 
 def _level(volume: PlannedVolume, laid: _Laid, k: int) -> LevelPlan:
     grid, fused = laid.grids[k], k > laid.base
-    scale, translation = transform(grid.rung, volume.voxel_size, volume.source_origin)
+    scale, translation = transform(grid.rung, volume.voxel_size, volume.source_origin, volume.translation_nm)
     return LevelPlan(
         shape=grid.rung.shape,
         chunk=grid.chunk,

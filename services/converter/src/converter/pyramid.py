@@ -41,11 +41,15 @@ def ladder(shape: Shape3, voxel_size: VoxelSize, chunk: Shape3 | None = None) ->
     return rungs
 
 
-def transform(rung: Rung, voxel_size: VoxelSize, origin: Index3) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Scale and translation of a level in nm (1.0 per voxel where the size is unknown); `origin` in the archive's voxels."""
+def transform(
+    rung: Rung, voxel_size: VoxelSize, origin: Index3, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Scale and translation of a level in nm (1.0 per voxel where the size is unknown); `origin` in the archive's voxels, whose
+    first lies at `shift` nm.
+    """
     size = voxel_size.scale()
     scale = tuple(s * 2**h for s, h in zip(size, rung.halvings, strict=True))
-    translation = tuple(level_translation(s, h, o) for s, h, o in zip(size, rung.halvings, origin, strict=True))
+    translation = tuple(t + level_translation(s, h, o) for s, h, o, t in zip(size, rung.halvings, origin, shift, strict=True))
     return (scale[0], scale[1], scale[2]), (translation[0], translation[1], translation[2])
 
 

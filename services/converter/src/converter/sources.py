@@ -119,8 +119,7 @@ class RootedSource:
 
 
 def _region(whole: Reader, planned: PlannedVolume) -> Reader:
-    region = Box.at(planned.source_origin, planned.shape)
-    return whole if region == Box.whole(whole.shape) else RegionReader(whole, region, planned.voxel_size)
+    return whole if planned.region == Box.whole(whole.shape) else RegionReader(whole, planned.region, planned.voxel_size)
 
 
 def _found(planned: PlannedVolume) -> FoundVolume:
@@ -139,4 +138,5 @@ def _found(planned: PlannedVolume) -> FoundVolume:
         parameters=planned.parameters,
         name=planned.name,
         said=dict(planned.said),
+        region=planned.region if planned.region != Box.whole(planned.source_shape) else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,16 @@ from importlib.metadata import version
 import numpy as np
 
 from emporter_contracts import ids
-from emporter_contracts.commands import MAX_VOXELS_PER_AXIS, IngestRequest
+from emporter_contracts.commands import IngestRequest
 from emporter_contracts.errors import RefusedError
-from emporter_contracts.geometry import AXES, Box, Shape3, VoxelSize
+from emporter_contracts.geometry import AXES, VoxelSize, added
 from emporter_contracts.plans import MAX_VOLUMES, Caveat, FetchPlan, PlannedObject, PlannedVolume, Role, Segments
 from emporter_readers.discover import discover
 from emporter_readers.protocol import ByteSource, FoundVolume, Hints
 from emporter_runtime.errors import InsufficientStorageError, StoppedError
-from fetcher.errors import RegionOutsideError, TooManyVolumesError
+from fetcher.claims import disagreements, selection
+from fetcher.errors import TooManyVolumesError
+from fetcher.regions import region_of
 from fetcher.sources.protocol import Context, Listing, Part, Source
 
 PYRAMID_SHARE = 8 / 7
@@ -85,17 +86,6 @@ def check_space(plan: FetchPlan, free: int | None, reserved: int) -> None:
     )
 
 
-def random_origin(shape: Shape3, box: Shape3, seed: int) -> tuple[int, int, int]:
-    """Where a random box of `box` voxels begins in a volume of `shape`, z, y, x: every valid place is as likely.
-
-    One `random.Random(seed).random()` by axis, in the order z, y, x, times the number of places, rounded down. Of Python's
-    generator only this method promises the same numbers in every version.
-    """
-    drawn = random.Random(seed)
-    z, y, x = (min(int(drawn.random() * (n - b + 1)), n - b) for n, b in zip(shape, box, strict=True))
-    return (z, y, x)
-
-
 class _Stoppable:
     """A ByteSource that can be taken away from a reader in a thread: threads can't be cancelled, their next read can fail."""
 
@@ -115,7 +105,14 @@ async def _found(request: IngestRequest, part: Part, listing: Listing, source: S
     """The volumes of one part; positions are of the part's own objects."""
     opened = [source.open(listing.objects[n]) for n in part.objects]
     role = request.role if request.role != "auto" else _role_of(request, part) or "auto"
-    hints = Hints(select=request.select, axes=request.axes, rgb=request.rgb, role=role, parameters=request.parameters)
+    hints = Hints(
+        select=selection(request, part),
+        axes=request.axes,
+        rgb=request.rgb,
+        role=role,
+        parameters=request.parameters,
+        region=listing.region,
+    )
     given_up = threading.Event()
     # A thread of its own: in the shared ones, readers that wait for the loop could keep it from resolving names and hashing.
     thread = ThreadPoolExecutor(1, thread_name_prefix="headers")
@@ -135,7 +132,7 @@ def _role_of(request: IngestRequest, part: Part) -> Role | None:
 def _volume(request: IngestRequest, job: str, part: Part, found: FoundVolume, *, single: bool) -> PlannedVolume:
     if request.labels_of is not None and request.role == "image":
         raise RefusedError("labels_of names the image of labels, but the role is image", hint="leave one of the two out")
-    box = _region(request, found)
+    box = found.region or region_of(request, found.shape, found.start, found.name or found.format)
     size, caveats = _voxel_size(request, part, found)
     series = "-".join(filter(None, (ids.slug(part.name), found.series)))
     told = request.role != "auto" or _role_of(request, part) is not None
@@ -155,8 +152,10 @@ def _volume(request: IngestRequest, job: str, part: Part, found: FoundVolume, *,
         role=role,
         labels_of=request.labels_of or (part.labels_of if role == "labels" else None),
         source_shape=found.shape,
-        source_origin=box.start,
-        caveats=_merged(found.caveats, caveats, told=told),
+        source_origin=added(box.start, found.start),
+        source_start=found.start,
+        translation_nm=found.translation_nm,
+        caveats=_merged(found.caveats, [*disagreements(part.claims, found), *caveats], told=told),
         said=found.said,
     )
 
@@ -165,32 +164,6 @@ def _told_role(request: IngestRequest, part: Part) -> Role:
     if request.role != "auto":
         return request.role
     return _role_of(request, part) or "image"
-
-
-def _region(request: IngestRequest, found: FoundVolume) -> Box:
-    """The box of archive voxels asked for. Raises RegionOutsideError with the shape there is."""
-    if any(not 1 <= n <= MAX_VOXELS_PER_AXIS for n in found.shape):
-        raise RegionOutsideError(f"{found.name or found.format} claims to have {list(found.shape)} voxels")
-    whole = Box.whole(found.shape)
-    asked = request.random_region or request.region
-    if asked is None:
-        return whole
-    if any(b > n for b, n in zip(asked.shape, found.shape, strict=True)):
-        raise _outside(list(asked.shape), found)
-    if request.region is None:
-        assert request.random_region is not None
-        return Box.at(random_origin(found.shape, asked.shape, request.random_region.seed), asked.shape)
-    box = request.region.box()
-    if not box.within(whole):
-        raise _outside([f"{a}:{b}" for a, b in zip(box.start, box.stop, strict=True)], found)
-    return box
-
-
-def _outside(asked: list[int] | list[str], found: FoundVolume) -> RegionOutsideError:
-    return RegionOutsideError(
-        f"region {','.join(map(str, asked))} leaves the volume, which has {list(found.shape)} voxels (z, y, x)",
-        hint="choose a region inside it; emporter ingest --plan shows the shape",
-    )
 
 
 def _voxel_size(request: IngestRequest, part: Part, found: FoundVolume) -> tuple[VoxelSize, list[Caveat]]:

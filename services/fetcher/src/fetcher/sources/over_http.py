@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 
 from emporter_contracts import storage
@@ -21,6 +22,8 @@ LONGEST_BEGINNING = 64 * 2**20
 FIRST_BEGINNING = 2**20
 """Bytes asked for first; doubled while the headers reach further, so that all in all at most twice what was needed is read."""
 
+_SPAN = re.compile(r"(?P<url>[^#]*)#bytes=(?P<start>\d+)-\d+/(?P<total>\d+)\Z")
+
 
 class HttpObjects:
     """Opens and fetches objects that a source listed. Knows no archive."""
@@ -31,11 +34,12 @@ class HttpObjects:
         self.connections = limits.connections_per_host
 
     def open(self, planned: PlannedObject) -> ByteSource:
-        headers = _Headers(self.client, pinned(planned))
+        headers = _Headers(self.client, pinned(planned), first_byte(planned))
         return CachedSource(planned.path, planned.bytes, from_thread(headers.read))
 
     def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        return self.client.pieces(pinned(planned), start, stop)
+        first = first_byte(planned)
+        return self.client.pieces(pinned(planned), first + start, first + stop)
 
     async def close(self) -> None:
         await self.client.close()
@@ -59,29 +63,57 @@ def planned_object(probe: Probe, context: Context, checksum: Checksum | None = N
     )
 
 
+def span(path: str, around: PlannedObject, start: int, stop: int) -> PlannedObject:
+    """Bytes `start` to `stop` (exclusive) of a planned object as an object of their own, named `path`.
+
+    Its URL says which in the words of Content-Range: `…/0a.shard#bytes=1024-2047/700000`.
+    """
+    assert isinstance(around.location, Segments)
+    which = f"bytes={start}-{stop - 1}/{around.bytes}"
+    return around.model_copy(
+        update={
+            "path": path,
+            "url": f"{around.url}#{which}",
+            "location": Segments(origin=storage.origin(around.location.origin, which)),
+            "bytes": stop - start,
+            "checksum": None,
+        }
+    )
+
+
 def pinned(planned: PlannedObject) -> Pinned:
-    """The version that was planned, as the transport checks it."""
+    """The version that was planned, as the transport checks it: of a span, that of the whole it lies in."""
     modified = None if planned.etag else planned.version.partition(" ")[2] or None
-    return Pinned(planned.url, planned.bytes, planned.etag, modified)
+    match = _SPAN.match(planned.url)
+    if match is None:
+        return Pinned(planned.url, planned.bytes, planned.etag, modified)
+    return Pinned(match["url"], int(match["total"]), planned.etag, modified)
+
+
+def first_byte(planned: PlannedObject) -> int:
+    """Where an object begins in what its server serves: not 0 for a span."""
+    match = _SPAN.match(planned.url)
+    return int(match["start"]) if match is not None else 0
 
 
 class _Headers:
     """Ranges of one object; its beginning, kept, where the server has no ranges."""
 
-    def __init__(self, client: HttpClient, there: Pinned) -> None:
+    def __init__(self, client: HttpClient, there: Pinned, first: int) -> None:
         self._client = client
         self._there = there
+        self._first = first
         self._beginning: bytes | None = None
         self._lock = asyncio.Lock()
 
     async def read(self, start: int, stop: int) -> bytes:
         if self._beginning is None:
             try:
-                return await self._client.read(self._there, start, stop)
+                return await self._client.read(self._there, self._first + start, self._first + stop)
             except RangesIgnoredError:
                 pass
         async with self._lock:
-            return (await self._up_to(stop))[start:stop]
+            return (await self._up_to(self._first + stop))[self._first + start : self._first + stop]
 
     async def _up_to(self, stop: int) -> bytes:
         held = self._beginning or b""

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from emporter_contracts.commands import IngestRequest
-from emporter_contracts.geometry import VoxelSize
+from emporter_contracts.commands import IngestRequest, Select
+from emporter_contracts.geometry import Box, VoxelSize
 from emporter_contracts.plans import Caveat, Licence, PlannedObject, Role
 from emporter_readers.protocol import ByteSource
 from fetcher.gate import Gate
@@ -21,6 +21,16 @@ class Context:
 
     job: str
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the archive's API says of a volume besides its voxel size: compared with the files, which count."""
+
+    shape: tuple[int | None, int | None, int | None] = (None, None, None)
+    """z, y, x; None where it does not say."""
+    dtype: str | None = None
+    """numpy name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,9 @@ class Part:
     role: Role | None = None
     labels_of: str | None = None
     """Volume id of the image these labels belong to."""
+    select: Select = Select()
+    """Which of the volumes in the objects is meant, where the archive says; what the request says comes first."""
+    claims: Claims = Claims()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,8 @@ class Listing:
     licence: Licence = Licence()
     citation: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    region: Box | None = None
+    """What of its one array was listed, counted from its first voxel, where that is not all of it."""
     archive: dict[str, JsonValue] = field(default_factory=dict)
     """What the archive said, verbatim."""
 
