@@ -65,6 +65,20 @@ def expired(job: str, revision: int) -> str:
     return run_prefix(job, revision) + "expired.json"
 
 
+ANNOTATIONS_PREFIX = "catalog/annotations/"
+EXTERNALS_PREFIX = "catalog/external/"
+
+
+def annotation(volume: str, key: str) -> str:
+    """What a user noted about a volume, in RAW: with it a lost catalog is rebuilt whole."""
+    return f"{ANNOTATIONS_PREFIX}{volume}/{key}.json"
+
+
+def external(volume: str) -> str:
+    """The record an outside script entered, in RAW."""
+    return f"{EXTERNALS_PREFIX}{volume}.json"
+
+
 def zarr_root(volume: str, revision: int) -> str:
     """Folder in VOLUMES of one revision's OME-Zarr, with its slash."""
     return f"{volume}/r{revision}.ome.zarr/"

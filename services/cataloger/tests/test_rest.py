@@ -122,8 +122,8 @@ async def test_what_makes_no_sense_is_a_problem_with_a_hint(client, path):
     assert is_problem(await client.get(path), 400, "invalid_request")
 
 
-async def test_nothing_can_be_written(client):
-    assert is_problem(await client.post("/v1/volumes"), 405, "method_not_allowed")
+async def test_a_method_no_route_has_is_refused(client):
+    assert is_problem(await client.put("/v1/volumes"), 405, "method_not_allowed")
 
 
 async def test_a_removed_volume_is_marked_as_soon_as_somebody_looks(served, client):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from cataloger.api import writes
+from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
+from cataloger.curation import Curation
 from cataloger.database import Database, migrated
 from cataloger.feed import Feed
 from cataloger.handlers import register
@@ -29,7 +32,9 @@ async def serve(settings: CatalogerSettings) -> None:
     bus = Bus(settings, service="cataloger")
     register(bus, intake, catalog)
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
-    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds)
+    guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
+    entering = writes.routes(Curation(database, objects), guard)
+    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering)
     try:
         async with serving(app, settings.http_host, settings.http_port):
             try:

@@ -1,8 +1,13 @@
 """What can't be answered.
 
 EmporterError
-├── NotInCatalogError    no such volume, revision or job
-└── InvalidQueryError    a filter, sort or cursor that makes no sense
+├── NotInCatalogError    no such volume, revision, job or subscription
+├── InvalidQueryError    a filter, sort or cursor that makes no sense
+├── InvalidRecordError   a record that breaks its schema, or a change against the rules
+├── AlreadyThereError    a volume that can't be entered twice, or is not an outside script's to change
+├── WriteRefusedError    a write to a catalog that takes none from everybody
+├── NotAuthorizedError   a write without the right token
+└── AnswerTooLargeError  an answer that no message of the bus can carry
 The database's own trouble is `database.DatabaseUnavailableError`.
 """
 
@@ -27,3 +32,27 @@ class AnswerTooLargeError(EmporterError):
     """An answer that no message of the bus can carry."""
 
     code = "answer_too_large"
+
+
+class InvalidRecordError(EmporterError):
+    """A record that breaks its schema, or a change against the rules of a job."""
+
+    code = "invalid_record"
+
+
+class AlreadyThereError(EmporterError):
+    """A volume that can't be entered twice, or is not an outside script's to change."""
+
+    code = "conflict"
+
+
+class WriteRefusedError(EmporterError):
+    """A catalog that others can reach takes no writes without a token."""
+
+    code = "write_refused"
+
+
+class NotAuthorizedError(EmporterError):
+    """The token is missing or wrong."""
+
+    code = "not_authorized"

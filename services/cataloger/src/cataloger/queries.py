@@ -14,7 +14,7 @@ from cataloger.facets import WholeCatalog, count_some, narrows
 from cataloger.lineage import came_of, graph_of
 from cataloger.models import Event, Job, Revision, Volume
 from cataloger.openlineage import events_of
-from cataloger.repository import find_job, find_revision, find_volume, revisions_of
+from cataloger.repository import annotations_of, find_job, find_revision, find_volume, revisions_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus
@@ -64,8 +64,11 @@ class Catalog:
                 there = ", ".join(f"{ref.volume}@r{n}" for n in await revisions_of(session, ref.volume))
                 raise NotInCatalogError(f"{ref} is not in the catalog", hint=f"there is {there}")
             job = await find_job(session, volume.job)
+            notes = await annotations_of(session, ref.volume)
         return {
             **revision.record,
+            "annotations": notes,
+            "external": revision.external,
             "removed": revision.removed_at is not None,
             "latest_run": _latest_run(job),
             "links": self._links(revision),
@@ -163,17 +166,20 @@ class Catalog:
     def _row(self, volume: Volume, job: Job | None) -> Document:
         pinned = f"{volume.id}@r{volume.revision}"
         links = {"record": f"{self._catalog_url}/v1/volumes/{pinned}"}
-        if self._blocks_url and volume.status == "complete":
+        external = volume.summary.get("external", False)
+        if self._blocks_url and volume.status == "complete" and not external:
             links["blocks"] = f"{self._blocks_url}/v1/volumes/{pinned}"
-        return {**volume.summary, "job": volume.job, "latest_run": _latest_run(job), "links": links}
+        return {**volume.summary, "job": None if external else volume.job, "latest_run": _latest_run(job), "links": links}
 
     def _links(self, revision: Revision) -> dict[str, str]:
         pinned = f"{revision.volume}@r{revision.revision}"
         links = {
             "self": f"{self._catalog_url}/v1/volumes/{pinned}",
             "events": f"{self._catalog_url}/v1/volumes/{revision.volume}/events",
-            "job": f"{self._catalog_url}/v1/jobs/{revision.job}",
+            "lineage": f"{self._catalog_url}/v1/volumes/{revision.volume}/lineage",
         }
+        if not revision.external:
+            links["job"] = f"{self._catalog_url}/v1/jobs/{revision.job}"
         if self._blocks_url and revision.committed and revision.removed_at is None:
             links["blocks"] = f"{self._blocks_url}/v1/volumes/{pinned}"
         return links

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from cataloger.curation import Curation
 from cataloger.database import Database
 from cataloger.facts import Fact
 from cataloger.feed import Feed
@@ -39,12 +40,15 @@ class Rebuilt:
 
 async def rebuild(objects: Objects, database: Database) -> Rebuilt:
     """Take in everything the store knows. Raises StoreUnavailableError, DatabaseUnavailableError."""
-    walk = _Walk(objects, Intake(database, objects, Feed()), Rebuilt())
+    found = Rebuilt()
+    walk = _Walk(objects, Intake(database, objects, Feed()), found)
     for job in await objects.folders(storage.RAW, "jobs/"):
         await walk.job(job)
     for volume in await objects.folders(storage.VOLUMES):
         if is_volume_id(volume):
             await walk.volume(volume)
+    curation = Curation(database, objects)
+    found.unreadable += await curation.restore()
     return walk.found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
@@ -74,13 +74,22 @@ class Writer:
         """Store the record of one volume at one revision. A committed one is never replaced by a draft."""
         record = storable(record)
         row = await self._session.get(Revision, (volume, revision))
-        if row is None:
-            row = Revision(volume=volume, revision=revision, job=job, committed=False, removed_at=None)
-            self._session.add(row)
-        elif row.committed and not committed:
+        if row is not None and row.committed and not committed:
             return
-        found = problems(record)
-        self._set(row, {"record": record, "problems": found, "committed": committed, "stub": stub, "external": False})
+        self._put(row, job, record, committed=committed, stub=stub, external=False)
+
+    async def put_external(self, record: dict[str, Any]) -> None:
+        """Store a record an outside script entered. A job of ours that makes this volume takes its place."""
+        record = storable(record)
+        row = await self._session.get(Revision, (record["volume"], record["revision"]))
+        self._put(row, external_job(record["volume"]), record, committed=False, stub=False, external=True)
+        await self.refresh(external_job(record["volume"]))
+
+    def _put(self, row: Revision | None, job: str, record: dict[str, Any], **flags: bool) -> None:
+        if row is None:
+            row = Revision(volume=record["volume"], revision=record["revision"], removed_at=None)
+            self._session.add(row)
+        self._set(row, {"job": job, "record": record, "problems": problems(record), **flags})
 
     async def drop_older_drafts(self, job: str, revision: int) -> None:
         """Forget what runs before `revision` planned and never committed."""
@@ -128,9 +137,10 @@ class Writer:
         # With its deferred columns: what did not change must not be written, or every state would index all texts anew.
         row = await self._session.get(Volume, volume, options=[undefer("*")])
         if row is None:
-            row = Volume(id=volume, job=job)
+            row = Volume(id=volume)
             self._session.add(row)
-        self._set(row, {**values, "problems": shown.problems})
+        values["summary"]["external"] = shown.external
+        self._set(row, {**values, "job": job, "problems": shown.problems})
 
     async def put_origins(self, job: str, revision: int, objects: Sequence[ManifestObject]) -> None:
         """Note the raw objects of a run, in place of what was noted of it before."""
@@ -144,6 +154,16 @@ class Writer:
         """Whether the raw objects of a run are noted."""
         query = select(RawObject.n).where(RawObject.job == job, RawObject.revision == revision).limit(1)
         return (await self._session.execute(query)).first() is not None
+
+    async def lock_volume(self, volume: str) -> str | None:
+        """The job of a volume, whose row is held from here on; None where there is no such volume."""
+        query = select(Volume.job).where(Volume.id == volume).with_for_update()
+        return (await self._session.execute(query)).scalar_one_or_none()
+
+    async def annotations(self, volume: str, but: str) -> int:
+        """How many annotations a volume has, without the one of this key."""
+        query = select(func.count()).where(Annotation.volume == volume, Annotation.key != but)
+        return (await self._session.execute(query)).scalar_one()
 
     async def annotate(self, volume: str, key: str, value: str, at: datetime) -> None:
         """Set one annotation of a volume."""
@@ -165,6 +185,11 @@ class Writer:
     def _set(self, row: Job | Revision | Volume, values: dict[str, Any]) -> None:
         for name, value in values.items():
             setattr(row, name, value)
+
+
+def external_job(volume: str) -> str:
+    """Stands for the job of a volume no job of ours made; no job has such an id."""
+    return f"external:{volume}"
 
 
 def _job_columns(status: JobStatus, version: int) -> dict[str, Any]:
@@ -210,6 +235,12 @@ async def underived(session: AsyncSession, limit: int) -> list[str]:
     """Jobs with volumes whose row was made by another derivation than ours."""
     query = select(Volume.job).where(Volume.derivation < DERIVATION).distinct().limit(limit)
     return list((await session.execute(query)).scalars())
+
+
+async def locked_revision(session: AsyncSession, volume: str, revision: int) -> Revision | None:
+    """The row, held until the transaction ends."""
+    query = select(Revision).where(Revision.volume == volume, Revision.revision == revision).with_for_update()
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def find_revision(session: AsyncSession, volume: str, revision: int) -> Revision | None:

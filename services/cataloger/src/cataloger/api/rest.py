@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from cataloger.api import stream, tables
 from cataloger.api.parameters import VolumeFilters, VolumeList
-from cataloger.errors import NotInCatalogError
+from cataloger.errors import AlreadyThereError, NotAuthorizedError, NotInCatalogError, WriteRefusedError
 from cataloger.feed import Feed
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
@@ -30,8 +31,18 @@ Text = Annotated[str | None, Query()]
 RETRY_SECONDS = "5"
 
 
-def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Check], keep_alive: float) -> FastAPI:
-    """The ASGI application."""
+Routes = Callable[[FastAPI], None]
+STATUS: dict[type[EmporterError], int] = {
+    NotInCatalogError: 404, AlreadyThereError: 409, WriteRefusedError: 403, NotAuthorizedError: 401, TransientError: 503,
+}  # fmt: skip
+"""Of our errors; any other is the asker's, 400."""
+HEADERS: dict[int, dict[str, str]] = {503: {"Retry-After": RETRY_SECONDS}, 401: {"WWW-Authenticate": "Bearer"}}
+
+
+def build(
+    catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Check], keep_alive: float, *more: Routes
+) -> FastAPI:
+    """The ASGI application; `more` add routes of their own."""
     app = FastAPI(title="Emporter catalog", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["X-Emporter-Revision", "Retry-After"]
@@ -42,6 +53,8 @@ def build(catalog: Catalog, removals: Removals, feed: Feed, checks: dict[str, Ch
     _lineage(app, catalog)
     _jobs(app, catalog, feed, keep_alive)
     _tables(app, catalog)
+    for add in more:
+        add(app)
     return app
 
 
@@ -128,11 +141,8 @@ def _tables(app: FastAPI, catalog: Catalog) -> None:
 def _problems(app: FastAPI) -> None:
     @app.exception_handler(EmporterError)
     async def refused(_: Request, error: EmporterError) -> Response:
-        if isinstance(error, NotInCatalogError):
-            return problem_of(error, 404)
-        if isinstance(error, TransientError):
-            return problem_of(error, 503, {"Retry-After": RETRY_SECONDS})
-        return problem_of(error, 400)
+        status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
+        return problem_of(error, status, HEADERS.get(status))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -152,7 +162,12 @@ def _problems(app: FastAPI) -> None:
 
     @app.exception_handler(405)
     async def only_get(request: Request, _: Exception) -> Response:
-        return problem(405, "method_not_allowed", f"{request.method} is not allowed here", hint="the catalog is only read")
+        return problem(
+            405,
+            "method_not_allowed",
+            f"{request.method} is not allowed here",
+            hint="/openapi.json lists the methods",
+        )
 
 
 def _invalid(errors: Any) -> Response:
