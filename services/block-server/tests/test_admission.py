@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -152,3 +154,43 @@ def test_a_client_that_hangs_up_gives_its_share_back(tmp_path: Path):
             with httpx.stream("GET", block) as answer:
                 next(answer.iter_raw(1000))
         assert len(httpx.get(block).content) == voxels.nbytes
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server that gives a client up after three seconds, and a block of many pieces."""
+    monkeypatch.setattr("block_server.answers.STALL_SECONDS", 3.0)
+    voxels = np.random.default_rng(0).integers(0, 256, (128, 512, 512), dtype="u1")
+    with house_on(file_store(tmp_path), blocks_in_flight_bytes=120 * MIB, blocks_wait_seconds=20) as house:
+        made = house.commit(Made(voxels, name="slow", chunk=(64, 64, 64), shard=(128, 256, 256), halvings=()))
+        yield house, made, f"/v1/volumes/{made.ref}/block?shape=128,512,512"
+
+
+def asked(url: str, path: str) -> socket.socket:
+    """A connection that asked for `path` and has little room for the answer."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.settimeout(30)
+    connection.connect((host, int(port)))
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+    return connection
+
+
+def test_a_client_that_reads_no_more_gives_its_share_back(large):
+    house, made, path = large
+    with asked(house.url, path) as silent:
+        assert silent.recv(12) == b"HTTP/1.1 200"
+        answer = httpx.get(house.url + path, timeout=60)  # there is room for one of them only
+        assert answer.content == made.voxels.tobytes()
+
+
+def test_a_client_that_is_merely_slow_gets_everything(large):
+    house, made, path = large
+    began, got = time.monotonic(), bytearray()
+    with asked(house.url, path) as slow:
+        while piece := slow.recv(65536):
+            got += piece
+            time.sleep(0.008)  # its pace
+    assert got.endswith(made.voxels.tobytes())
+    assert time.monotonic() - began > 3

@@ -10,7 +10,7 @@ import tensorstore as ts
 import zarr
 from ome_zarr_models.v05 import Image
 
-from block_server.routes.zarr import PIECE
+from block_server.answers import PIECE
 from block_server.testing import House, Made
 from emporter_contracts import storage
 from emporter_runtime.errors import StoreUnavailableError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 
 from starlette.requests import Request
@@ -22,8 +22,11 @@ FOR_EVER = "public, max-age=31536000, immutable"
 """A pinned revision never changes."""
 ASK_AGAIN = "no-cache"
 """A plain name may mean another revision a moment later; the ETag makes asking cheap."""
+PIECE = 4 * 2**20
+"""Bytes of a body sent, and asked of the store, at once. For the stored Zarr each is a request of its own to the store, so a slow
+client holds two of them and no connection."""
 STALL_SECONDS = 60.0
-"""How long a client may take for one piece of a body before it is given up: it holds memory that others wait for."""
+"""How long a client may take for one piece (so 70 kB/s will do) before it is given up: it holds memory that others wait for."""
 
 
 class ClientStalledError(BlockServerError):
@@ -79,10 +82,17 @@ class PiecewiseResponse(Response):
             if isinstance(self._pieces, AsyncIterator):
                 await _sent_while_wanted(send, receive, self._pieces)
             else:
-                for piece in self._pieces:
+                for piece in _cut(self._pieces):
                     await _sent(send, piece)
             # The server waits here until the last piece has left its buffers.
             await _sent(send, b"", more=False)
+
+
+def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces of at most PIECE, so that a client that is slow is told from one that reads no more."""
+    for piece in pieces:
+        for start in range(0, len(piece), PIECE):
+            yield piece[start : start + PIECE]
 
 
 async def _sent_while_wanted(send: Send, receive: Receive, pieces: AsyncIterator[bytes | memoryview]) -> None:
@@ -103,6 +113,7 @@ async def _hung_up(receive: Receive) -> None:
 
 
 async def _sent(send: Send, piece: bytes | memoryview, *, more: bool = True) -> None:
+    """Send a piece once the one before it has left the server's buffers. Raises ClientStalledError."""
     try:
         async with asyncio.timeout(STALL_SECONDS):
             await send({"type": "http.response.body", "body": piece, "more_body": more})

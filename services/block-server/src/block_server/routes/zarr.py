@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
-from block_server.answers import FOR_EVER, PiecewiseResponse, etag, not_modified, unchanged
+from block_server.answers import FOR_EVER, PIECE, PiecewiseResponse, etag, not_modified, unchanged
 from block_server.arrays import OpenVolume, shard_of
 from block_server.errors import DamagedVolumeError, NoSuchKeyError, NotPinnedError, UnsatisfiableRangeError
 from block_server.faults import problems
@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 router = APIRouter(tags=["zarr"])
 
-PIECE = 4 * 2**20
-"""Bytes asked of the store at once. Each piece is a request of its own, so a slow reader holds two of them and no connection."""
 KEY = {
     "name": "key",
     "in": "path",
