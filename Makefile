@@ -77,8 +77,13 @@ up: ## the services in containers: docker compose, with MinIO and PostgreSQL
 down: ## stop the containers; their data stays (docker compose down --volumes removes it)
 	docker compose down
 
-lock: install ## requirements.lock after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
+OURS := contracts runtime readers fetcher converter cataloger block-server
+SHIPPED := $(filter-out client,$(PACKAGES))
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	--no-emit-package emporter $(OURS:%=--no-emit-package emporter-%)
+
+lock: install ## both locks after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip compile --quiet $(LOCK_ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		$(foreach name,contracts runtime readers fetcher converter cataloger block-server,--no-emit-package emporter-$(name)) \
-		--no-emit-package emporter $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in --output-file requirements.lock
+	@# Everything, for .venv; then, at the same versions, what the images hold.
+	$(COMPILE) $(LOCK_ARGS) --output-file requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in
+	$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock $(addsuffix /pyproject.toml,$(SHIPPED)) deploy/requirements.in

