@@ -133,4 +133,5 @@ def byte_progress() -> Progress:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
+        disable=not sys.stderr.isatty(),
     )
