@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -99,7 +100,11 @@ class ShardedChunks:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self, cell: Cell) -> tuple[str, ...]:
-        return (self.plain.name_of(cell), f"{self.key}/{self.spec.file_name(self.spec.place(self._number(cell))[0])}")
+        return (self.plain.name_of(cell), self.shard(cell))
+
+    def shard(self, cell: Cell) -> str:
+        """Name of the shard that holds a chunk."""
+        return f"{self.key}/{self.spec.file_name(self.spec.place(self._number(cell))[0])}"
 
     def read(self, cell: Cell, lookup: Lookup) -> bytes | None:
         alone = lookup(self.plain.name_of(cell))
@@ -108,6 +113,13 @@ class ShardedChunks:
         span = self.locate(cell, lookup)
         source = None if span is None else lookup(span.name)
         return None if span is None or source is None else source.read(span.start, span.stop)
+
+    def minishards(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """`cells` sorted by the minishard they lie in: those of one share an index."""
+        groups: dict[tuple[int, int], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault(self.spec.place(self._number(cell)), []).append(cell)
+        return list(groups.values())
 
     def locate(self, cell: Cell, lookup: Lookup) -> Span | None:
         """Where in its shard a chunk lies, None where it is not stored. Raises CorruptObjectError."""
