@@ -23,6 +23,22 @@ class FetcherSettings(Settings):
     """Whether names may lead to loopback, private and link-local addresses: for archives inside one's own network, and tests."""
     epfl_base_url: str = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus/"
     """Folder of the EPFL files; the `%20` is part of it as it stands."""
+    idr_base_url: str = "https://idr.openmicroscopy.org"
+    """OMERO server of source `idr`; its host, and those of the folders below, are allowed by naming them."""
+    idr_files_url: str = "https://ftp.ebi.ac.uk/pub/databases/IDR"
+    """Public folder of all studies, to which IDR's own site maps the paths its images were imported by."""
+    idr_ftp_url: str = "ftp://ftp.ebi.ac.uk/pub/databases/IDR"
+    """The same folder over FTP, for when HTTPS fails; empty: none."""
+    idr_prefixes: dict[str, str] = {}
+    """More prefixes of client paths and the folders they are mapped to (empty: idr_files_url): {"uod/idr/filesets": ""}."""
+    idr_fallback_files: dict[str, str] = {}
+    """Paths below idr_files_url by image id, for when the API does not say."""
+    empiar_base_url: str = "https://www.ebi.ac.uk/empiar"
+    """EMPIAR's site, whose API describes entries."""
+    empiar_files_url: str = "https://ftp.ebi.ac.uk/empiar/world_availability"
+    """Folder of all entries, by number."""
+    empiar_ftp_url: str = "ftp://ftp.ebi.ac.uk/empiar/world_availability"
+    """The same folder over FTP; empty: none."""
     segments_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
     """Segments of 64 MiB a process holds in memory at once, over all sources."""
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4

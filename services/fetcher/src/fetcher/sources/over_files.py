@@ -14,7 +14,7 @@ from emporter_readers.protocol import ByteSource
 from emporter_runtime.logging import get_logger
 from fetcher.errors import ArchiveUnreachableError, FetcherError, NotInArchiveError, UrlRefusedError
 from fetcher.gate import Gate
-from fetcher.sources.over_http import HttpObjects, pinned, planned_object
+from fetcher.sources.over_http import HttpObjects, first_byte, pinned, planned_object
 from fetcher.sources.protocol import Context
 from fetcher.transports.addresses import HostPolicy
 from fetcher.transports.ftp import FtpClient
@@ -63,9 +63,10 @@ class FileObjects(HttpObjects):
                 async for piece in pieces:
                     yield piece
             return
-        position = start
+        first = first_byte(planned)
+        position = first + start
         try:
-            async with aclosing(self.client.pieces(there, start, stop)) as pieces:
+            async with aclosing(self.client.pieces(there, first + start, first + stop)) as pieces:
                 async for piece in pieces:
                     position += len(piece)
                     yield piece
@@ -74,7 +75,7 @@ class FileObjects(HttpObjects):
             if twin is None:
                 raise
             log.info("by_ftp_instead", object=planned.path, at=position, reason=error.message)
-            async with aclosing(self.ftp.pieces(twin, position, stop)) as pieces:
+            async with aclosing(self.ftp.pieces(twin, position, first + stop)) as pieces:
                 async for piece in pieces:
                     yield piece
 
@@ -148,9 +149,10 @@ class FileObjects(HttpObjects):
 
     def _twin(self, planned: PlannedObject) -> Pinned | None:
         """The same version over FTP; None where nobody could tell that it is the same."""
-        mirror = self._mirror(planned.url)
-        modified = planned.version.removeprefix(planned.etag or str(planned.bytes)).strip()
-        return Pinned(mirror, planned.bytes, modified=modified) if mirror and modified else None
+        there = pinned(planned)
+        mirror = self._mirror(there.url)
+        modified = planned.version.removeprefix(planned.etag or str(there.size)).strip()
+        return Pinned(mirror, there.size, modified=modified) if mirror and modified else None
 
 
 def name_of(url: str) -> str:

@@ -8,8 +8,10 @@ from emporter_runtime.errors import NotProvisionedError
 from emporter_runtime.objects import Objects
 from fetcher.gate import Gate
 from fetcher.settings import FetcherSettings
+from fetcher.sources.empiar import EmpiarSource
 from fetcher.sources.epfl import EpflSource
 from fetcher.sources.file_root import FileRootSource
+from fetcher.sources.idr import IdrSource
 from fetcher.sources.inbox import InboxSource
 from fetcher.sources.protocol import Source
 from fetcher.sources.url import UrlSource
@@ -23,6 +25,8 @@ def all_sources(settings: FetcherSettings, objects: Objects) -> dict[str, Source
         FileRootSource(settings.file_roots, gate),
         UrlSource(settings, gate),
         EpflSource(settings, gate),
+        IdrSource(settings, gate),
+        EmpiarSource(settings, gate),
     )
     sources = {source.name: source for source in made}
     if sources.keys() != SOURCES.keys():

@@ -1,0 +1,65 @@
+"""Which of an entry's files are images, and which of them make one volume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from emporter_readers.ordering import natural_order
+
+IMAGES = frozenset({
+    ".dm3", ".dm4", ".mrc", ".mrcs", ".rec", ".st", ".map", ".ali", ".tif", ".tiff", ".png", ".jpg", ".jpeg",
+    ".h5", ".hdf5", ".hdf",
+})  # fmt: skip
+"""Endings of what a reader here may read."""
+VOLUMES = frozenset({".mrc", ".mrcs", ".rec", ".st", ".map", ".ali", ".h5", ".hdf5", ".hdf"})
+"""Of these each file is a volume of its own; the others may be slices."""
+
+_JUNK_FOLDERS = re.compile(r"trakem2\.|.*mipmap|__macosx\Z|thumb|\.|@eadir\Z|lost\+found\Z", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files of one folder and one pattern of names, in slice order."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other groups: its folder and the pattern of its names, without numbers of slices."""
+        pure = PurePosixPath(self.paths[0])
+        stem = pure.stem if len(self.paths) == 1 else _DIGITS.sub("", pure.stem)
+        return "-".join(filter(None, (*pure.parent.parts, stem.strip("_- ."))))
+
+
+def reason_to_skip(path: str, folder: bool) -> str | None:
+    """Why a file or folder is no image data; None where it may be."""
+    pure = PurePosixPath(path)
+    if folder:
+        return "a folder of pictures made by a program" if _JUNK_FOLDERS.match(pure.name) else None
+    if pure.name.startswith("."):
+        return "hidden"
+    return None if pure.suffix.lower() in IMAGES else "no image of a format that is read here"
+
+
+def of_format(paths: Iterable[str], suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those with one of these endings, and the others."""
+    kept: list[str] = []
+    others: list[str] = []
+    for path in paths:
+        (kept if PurePosixPath(path).suffix.lower() in suffixes else others).append(path)
+    return kept, others
+
+
+def grouped(paths: Iterable[str]) -> list[Group]:
+    """Slices by folder and pattern of names, everything else by itself; in natural order."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for path in natural_order(list(paths)):
+        pure = PurePosixPath(path)
+        alone = pure.suffix.lower() in VOLUMES
+        pattern = path if alone else _DIGITS.sub("0", pure.name)
+        groups.setdefault((str(pure.parent), pattern), []).append(path)
+    return [Group(tuple(found)) for found in groups.values()]
