@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def test_every_service_and_the_bus_killed_at_random_points_of_one_ingest(
         job = stack.client().ingest(IngestRequest(source="url", source_id=url)).job
         stack.close_clients()
         for name in ("fetcher", "cataloger", "converter", "nats", "converter", "block-server"):
-            threshold = rng.uniform(0.1, 0.4)
             start = _share(stack, job)
-            stack.until(lambda: _share(stack, job) >= min(1.0, start + threshold * (1 - start)), f"before {name} dies", 300)
+            due = start + rng.uniform(0.1, 0.4) * (1 - start)
+            stack.until(partial(_reached, stack, job, due), f"before {name} dies", 300)
             pid = stack.kill(name)
             stack.restarted(name, after=pid)
         status = until_ended(stack, job)
@@ -193,6 +194,10 @@ def a_second_converter(stack: RunningStack) -> Any:
             process.wait()
 
     return running()
+
+
+def _reached(stack: RunningStack, job: str, share: float) -> bool:
+    return _share(stack, job) >= share
 
 
 def _share(stack: RunningStack, job: str) -> float:
