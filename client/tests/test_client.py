@@ -268,3 +268,16 @@ def test_a_refused_plan_has_a_code(stack: RunningStack) -> None:
         emporter.plan(IngestRequest(source="url", source_id="http://169.254.169.254/x.tif"))
     assert raised.value.code
     assert json.dumps(raised.value.hint)
+
+
+def test_a_watch_survives_a_bus_that_is_killed(stack: RunningStack, file: Path) -> None:
+    with client.connect(stack.dir) as emporter:
+        request = emporter.upload([file]).request().model_copy(update={"force": "convert"})
+        frozen = stack.freeze("converter")
+        job = emporter.ingest(request).job
+        watching = emporter.watch(job)
+        next(watching)
+        stack.restarted("nats", stack.kill("nats"))
+        frozen.resume()
+        states = [state.state for state in watching if isinstance(state, JobStatus)]
+    assert states[-1] == "complete"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +20,11 @@ from emporter.aio import AsyncClient, AsyncVolume
 from emporter.cli import showing
 from emporter.cli.sending import upload_with_bars
 from emporter.cli.up import start_in_background
-from emporter.cli.watching import watch_job
+from emporter.cli.watching import follow_job
 from emporter.demo.archive import archive
 from emporter.demo.comparing import read_tiff_box
 from emporter.demo.phantom import VOXEL_SIZE_NM, phantom, write_tiff
-from emporter.errors import MistakeError
+from emporter.errors import ClientError, MistakeError
 from emporter.pictures import png, three_slices
 from emporter.stack.files import StackFiles
 from emporter.stack.plan import StackOptions
@@ -128,7 +128,7 @@ async def _run(files: StackFiles, subject: Subject, output: Path) -> int:
         began = time.monotonic()
         accepted = await client.ingest(request)
         async with _cancelled_unless_done(client, accepted.job):
-            if await watch_job(client, accepted.job, json=False) != 0:
+            if await follow_job(client, accepted.job, json=False) != 0:
                 return 1
         print(f"  ingested in {time.monotonic() - began:.1f} s")
         name, *more = await client.volumes_of(accepted.job)
@@ -147,7 +147,8 @@ async def _cancelled_unless_done(client: AsyncClient, job: str) -> AsyncIterator
     try:
         yield
     except BaseException:
-        await asyncio.shield(client.cancel(job))
+        with suppress(ClientError):
+            await client.cancel(job)
         raise
 
 

@@ -19,14 +19,19 @@ COMPLETE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 async def watch_job(client: AsyncClient, job: str, *, json: bool) -> int:
-    """Show a job until it ends; the exit status that says how."""
+    """Show a job until it ends; the exit status that says how. Interrupted it says how to look again."""
     import asyncio
 
     try:
-        last = await (_print_lines(client, job) if json else _show(client, job))
+        return await follow_job(client, job, json=json)
     except (asyncio.CancelledError, KeyboardInterrupt):
         print(f"\n{job} goes on; look again with: emporter watch {job}", file=sys.stderr)
         raise
+
+
+async def follow_job(client: AsyncClient, job: str, *, json: bool) -> int:
+    """Show a job until it ends; the exit status that says how."""
+    last = await (_print_lines(client, job) if json else _show(client, job))
     if not json:
         await _say_end(client, last)
     return {"complete": COMPLETE, "cancelled": INTERRUPTED}.get(str(last.state), FAILED)

@@ -31,15 +31,14 @@ def start_detached(options: StackOptions, report: Report, lifeline: int | None =
         process = _spawn(files, options, writing, lifeline)
     finally:
         os.close(writing)
-    with os.fdopen(reading) as lines:
-        for line in lines:
-            told = json.loads(line)
-            if "error" in told:
-                process.wait()
-                raise _error(told)
-            report(StackEvent(**told))
-            if told["kind"] == "up":
-                return process
+    try:
+        if _is_up(reading, report):
+            return process
+    except BaseException:
+        # Whoever was waiting no longer wants it, or it said why it can't start and is ending.
+        process.terminate()
+        process.wait()
+        raise
     process.wait()
     raise StackError("the supervisor ended before the stack was up", hint=f"see {files.log('supervisor')}")
 
@@ -63,6 +62,19 @@ def _spawn(files: StackFiles, options: StackOptions, report: int, lifeline: int 
             start_new_session=True,
             pass_fds=[report] if lifeline is None else [report, lifeline],
         )
+
+
+def _is_up(reading: int, report: Report) -> bool:
+    """Pass on what the supervisor tells until it is up; whether it came to that."""
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            told = json.loads(line)
+            if "error" in told:
+                raise _error(told)
+            report(StackEvent(**told))
+            if told["kind"] == "up":
+                return True
+    return False
 
 
 def _error(told: dict[str, Any]) -> ClientError:
