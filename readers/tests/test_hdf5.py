@@ -122,6 +122,13 @@ def test_every_kind_of_chunk_index_is_read(libver):
         assert np.array_equal(read_from(source), array)
 
 
+@pytest.mark.parametrize("options", [{}, {"chunks": (4, 8, 8)}], ids=["contiguous", "chunked"])
+def test_a_file_behind_somebody_elses_bytes_is_read(options):
+    array = voxels_of()
+    source = a_file(lambda h5: h5.create_dataset("v", data=array, **options), userblock_size=1024)
+    assert np.array_equal(read_from(source), array)
+
+
 @pytest.mark.parametrize(("code", "encode"), [(32015, imagecodecs.zstd_encode), (32001, imagecodecs.blosc_encode)])
 def test_registered_codecs_are_read_without_their_plugin(code, encode):
     array = voxels_of((4, 16, 16))
