@@ -95,6 +95,8 @@ def test_each_page_of_a_paged_source_is_decoded_once_where_memory_allows() -> No
 def test_paged_sources_get_flat_shards_and_chunked_ones_cubes() -> None:
     assert laid((600, 2000, 2000)).levels[0].shard == (64, 512, 512)
     assert laid((600, 2000, 2000), cell=(64, 64, 64)).levels[0].shard == (256, 256, 256)
+    assert laid((600, 2000, 2000), "uint16").levels[0].shard == (64, 256, 512)
+    assert laid((600, 2000, 2000), "float64", (64, 64, 64)).levels[0].shard == (128, 128, 128)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from converter.ngff import create_arrays
 from converter.shards import ABSENT
 from converter.testing import Run, a_run, never, tasks, tissue
-from converter.writing import fused_until, pieces, write_fused, write_task
+from converter.writing import fused_until, pieces, write_pass, write_task
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
 from emporter_contracts.events import ShardWritten
@@ -34,7 +34,7 @@ def objects(tmp_path: Path) -> Objects:
 
 
 def written_alone(objects: Objects, run: Run, plan: VolumePlan, level: int, n: int) -> tuple[ShardWritten, ...]:
-    return write_task(objects, run.fetch, run.manifest, plan, 1, level, n, lambda: run.reader, never)
+    return write_pass(objects, plan, 1, range(level, level + 1), n, lambda: run.reader, never)[level]
 
 
 def stored(objects: Objects) -> dict[str, bytes]:
@@ -52,6 +52,14 @@ def test_a_level_written_alone_is_the_same_bytes_as_in_one_pass_with_the_level_b
     by_task = {(k, n): written_alone(alone, run, plan, k, n) for k, n in tasks(plan)}
     assert by_task == run.shards
     assert stored(together) == stored(alone)
+
+
+def test_a_task_says_the_shards_of_every_level_it_made(objects: Objects) -> None:
+    run = a_run(tissue((100, 131, 97)), output=OUTPUT)
+    plan = run.plan().volumes[0]
+    shards = write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, lambda: run.reader, never)
+    assert {int(s.key.split("/")[0]) for s in shards} == set(range(fused_until(plan, 0) + 1))
+    assert {key.removeprefix("url-brain/r1.ome.zarr/") for key in stored(objects)} == {s.key for s in shards}
 
 
 def test_a_task_writes_the_shards_of_its_box_and_no_other(objects: Objects) -> None:
@@ -102,7 +110,7 @@ def test_a_stopped_task_stops_between_shards(objects: Objects) -> None:
 
     before = threading.active_count()
     with pytest.raises(StoppedError):
-        write_fused(objects, plan, 1, 0, 0, lambda: run.reader, stop)
+        write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, lambda: run.reader, stop)
     assert len(stored(objects)) < 6
     assert threading.active_count() <= before
 
@@ -118,7 +126,7 @@ def test_an_unreadable_source_is_the_error_of_the_task(objects: Objects) -> None
     run = a_run(tissue((64, 64, 64)), output=OUTPUT)
     plan = run.plan().volumes[0]
     with pytest.raises(CorruptObjectError, match=r"brain\.tif"):
-        write_fused(objects, plan, 1, 0, 0, Torn, never)
+        write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, Torn, never)
 
 
 def test_a_level_below_that_lost_a_shard_is_an_error_and_not_zeros(objects: Objects) -> None:

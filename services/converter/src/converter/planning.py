@@ -13,7 +13,7 @@ import numpy as np
 
 from converter.codec import choose_codec, usual_codec
 from converter.errors import TooLittleMemoryError
-from converter.layout import CHUNK_VOXELS, SHARD_VOXELS, chunk_shape, shard_shape
+from converter.layout import CHUNK_VOXELS, SHARD_BYTES, chunk_shape, shard_shape
 from converter.memory import BASE_BYTES, MIB, working_memory
 from converter.passes import Cells, Grid, Pass, plan_pass, tasks_above
 from converter.pyramid import ladder, transform
@@ -60,8 +60,8 @@ def lay_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_byt
     budget = working_memory(memory_bytes)
     fitting: list[list[_Laid]] = []
     needed: list[int] = []
-    for voxels in _shard_sizes(output):
-        passes = _plan_passes(_grids(volume, native, output, itemsize, voxels), volume, native, itemsize, budget)
+    for size in _shard_sizes(output, itemsize):
+        passes = _plan_passes(_grids(volume, native, output, itemsize, size), volume, native, itemsize, budget)
         needed.append(max(laid.plan.memory for laid in passes))
         if needed[-1] <= budget:
             fitting.append(passes)
@@ -86,20 +86,21 @@ class _Laid:
     plan: Pass
 
 
-def _shard_sizes(output: Output) -> Iterator[int]:
-    voxels = SHARD_VOXELS
-    yield voxels
-    while output.shard is None and voxels > CHUNK_VOXELS:
-        voxels //= 2
-        yield voxels
+def _shard_sizes(output: Output, itemsize: int) -> Iterator[int]:
+    """Bytes of a shard, from the usual size down to one chunk."""
+    size = SHARD_BYTES
+    yield size
+    while output.shard is None and size > CHUNK_VOXELS * itemsize:
+        size //= 2
+        yield size
 
 
-def _grids(volume: PlannedVolume, native: ChunkGrid, output: Output, itemsize: int, voxels: int) -> list[Grid]:
+def _grids(volume: PlannedVolume, native: ChunkGrid, output: Output, itemsize: int, size: int) -> list[Grid]:
     flat = native.cell[0] == 1
     grids = []
     for rung in ladder(volume.shape, volume.voxel_size, output.chunk):
         chunk = chunk_shape(rung.shape, output.chunk)
-        grids.append(Grid(rung, chunk, shard_shape(rung.shape, chunk, itemsize, flat=flat, asked=output.shard, voxels=voxels)))
+        grids.append(Grid(rung, chunk, shard_shape(rung.shape, chunk, itemsize, flat=flat, asked=output.shard, size=size)))
     return grids
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from converter.finishing import finish_volume
 from converter.ngff import create_arrays
 from converter.planning import plan_conversion
-from converter.writing import write_fused
+from converter.writing import fused_until, write_pass
 from emporter_contracts.commands import IngestRequest, Output
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
@@ -67,7 +67,8 @@ class Run:
         for level, n in tasks(plan):
             if (level, n) in self.shards:
                 continue
-            written = write_fused(objects, plan, self.fetch.revision, level, n, lambda: self.reader, never)
+            levels = range(level, fused_until(plan, level) + 1)
+            written = write_pass(objects, plan, self.fetch.revision, levels, n, lambda: self.reader, never)
             self.shards |= {(made, n): shards for made, shards in written.items()}
 
     def finish(self, objects: Objects, plan: ConversionPlan, shards: Mapping[tuple[int, int], tuple[ShardWritten, ...]]) -> str:

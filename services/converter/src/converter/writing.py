@@ -42,33 +42,32 @@ def write_task(
     reader_of: Callable[[], Reader],
     stop: Stop,
 ) -> tuple[ShardWritten, ...]:
-    """Write the shards of task `n` of `level`, and of no other level; blocking. The same bytes whoever does it, and when.
+    """Write the shards of task `n` of `level`, and of the levels fused with it (LevelPlan.fused); blocking.
 
-    `reader_of` gives the raw volume and is called for level 0 only. Raises what readers and store raise, and what `stop` raises.
+    Shards of level k begin with `k/` and are together what task `n` of level k has to write. The same bytes whoever writes them,
+    in one pass or level by level. `reader_of` gives the raw volume and is called for level 0 only. Raises what readers and
+    store raise, and what `stop` raises.
     """
     del fetch_plan, manifest
-    return write_fused(objects, volume_plan, revision, level, n, reader_of, stop, upto=level)[level]
+    levels = range(level, fused_until(volume_plan, level) + 1)
+    written = write_pass(objects, volume_plan, revision, levels, n, reader_of, stop)
+    return tuple(shard for k in levels for shard in written[k])
 
 
-def write_fused(
+def write_pass(
     objects: Objects,
     plan: VolumePlan,
     revision: int,
-    level: int,
+    levels: range,
     n: int,
     reader_of: Callable[[], Reader],
     stop: Stop,
-    *,
-    upto: int | None = None,
 ) -> dict[int, tuple[ShardWritten, ...]]:
-    """Write the shards of task `n` of `level`, and of the same task of every level fused with it (LevelPlan.fused) up to `upto`.
-
-    By level, sorted by key: each is a whole ledger entry of that level's task `n`.
-    """
-    start, stop_at = plan.levels[level].boxes()[n]
-    reader = reader_of() if level == 0 else source_of(objects, plan, revision, level)
-    last = fused_until(plan, level) if upto is None else upto
-    return _Task(objects, plan, revision, range(level, last + 1), Box(start, stop_at), reader, stop).run()
+    """Write task `n` of `levels`, of which all but the first are fused with the one below; the shards by level, sorted by key."""
+    base = levels[0]
+    start, end = plan.levels[base].boxes()[n]
+    reader = reader_of() if base == 0 else source_of(objects, plan, revision, base)
+    return _Task(objects, plan, revision, levels, Box(start, end), reader, stop).run()
 
 
 def fused_until(plan: VolumePlan, level: int) -> int:
