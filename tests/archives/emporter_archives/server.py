@@ -184,7 +184,7 @@ class FileServer:
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
         try:
-            await self._answer(_Answer(self, reader, writer, first.split(" ")[1], headers))
+            await self._answer(_Answer(self, reader, writer, first, headers))
         finally:
             self.open_now -= 1
 
@@ -215,10 +215,10 @@ class _Answer:
         server: FileServer,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        path: str,
+        first: str,
         headers: dict[str, str],
     ) -> None:
-        self.path = path
+        self.method, self.path = first.split(" ")[:2]
         self._server = server
         self._reader = reader
         self._writer = writer
@@ -273,6 +273,8 @@ class _Answer:
         else:
             said["Content-Length"] = str(stop - start + (fault.more if isinstance(fault, LyingLength) else 0))
         await self._head(status, said)
+        if self.method == "HEAD":
+            return
         cut = start + fault.after if isinstance(fault, Drop | Hangup | Stall) else stop
         await self._write(content, start, min(cut, stop), chunked=isinstance(fault, Unsized))
         if isinstance(fault, Stall):

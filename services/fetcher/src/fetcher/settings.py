@@ -21,6 +21,9 @@ class FetcherSettings(Settings):
     """Hosts that source `url` may open, as a JSON list or with commas: a host, `*.suffix`, or `*` for every public host."""
     url_allow_private: bool = False
     """Whether names may lead to loopback, private and link-local addresses: for archives inside one's own network, and tests."""
+    url_s3_endpoint: str = ""
+    """Where `s3://` of source `url` is asked, in path style; empty: AWS. Its host must be allowed like any other."""
+    url_s3_region: str = "us-east-1"
     epfl_base_url: str = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus/"
     """Folder of the EPFL files; the `%20` is part of it as it stands."""
     idr_base_url: str = "https://idr.openmicroscopy.org"
@@ -39,6 +42,18 @@ class FetcherSettings(Settings):
     """Folder of all entries, by number."""
     empiar_ftp_url: str = "ftp://ftp.ebi.ac.uk/empiar/world_availability"
     """The same folder over FTP; empty: none."""
+    openorganelle_endpoint: str = ""
+    """S3 endpoint of source `openorganelle`, asked in path style; empty: AWS."""
+    openorganelle_bucket: str = "janelia-cosem-datasets"
+    openorganelle_region: str = "us-east-1"
+    openorganelle_connections: Annotated[int, Field(ge=1, le=256)] = 32
+    """Chunks fetched at once: they are small, and what one costs is a round trip."""
+    hemibrain_base_url: str = "https://storage.googleapis.com/neuroglancer-janelia-flyem-hemibrain/"
+    """Folder of FlyEM's precomputed volumes."""
+    hemibrain_dvid_url: str = "https://hemibrain-dvid.janelia.org/api/node/a89eb3af216a46cdba81204d8f954786/"
+    """A node of a DVID server that has the same voxels."""
+    hemibrain_connections: Annotated[int, Field(ge=1, le=256)] = 16
+    """Chunks fetched at once."""
     segments_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
     """Segments of 64 MiB a process holds in memory at once, over all sources."""
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4

@@ -155,7 +155,7 @@ class _Following:
         await self._get([*ZARR_DOCUMENTS, n5.ATTRIBUTES, precomputed.INFO])
         if any(name in self._bodies for name in ZARR_DOCUMENTS):
             await self._zarr("")
-        elif n5.ATTRIBUTES in self._bodies and not n5.is_dataset(self._said(n5.ATTRIBUTES)):
+        elif precomputed.INFO not in self._bodies and not n5.is_dataset(self._said(n5.ATTRIBUTES)):
             await self._n5()
         return self._bodies
 

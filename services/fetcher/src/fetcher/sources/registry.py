@@ -13,6 +13,7 @@ from fetcher.sources.epfl import EpflSource
 from fetcher.sources.file_root import FileRootSource
 from fetcher.sources.idr import IdrSource
 from fetcher.sources.inbox import InboxSource
+from fetcher.sources.openorganelle import OpenOrganelleSource
 from fetcher.sources.protocol import Source
 from fetcher.sources.url import UrlSource
 
@@ -27,6 +28,7 @@ def all_sources(settings: FetcherSettings, objects: Objects) -> dict[str, Source
         EpflSource(settings, gate),
         IdrSource(settings, gate),
         EmpiarSource(settings, gate),
+        OpenOrganelleSource(settings, gate),
     )
     sources = {source.name: source for source in made}
     if sources.keys() != SOURCES.keys():

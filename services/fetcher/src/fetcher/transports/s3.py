@@ -21,8 +21,10 @@ from obstore.store import S3Store
 from fetcher.errors import CHANGED_HINT, ArchiveUnreachableError, ForbiddenError, NotInArchiveError, SourceChangedError
 from fetcher.transports.trying import tries
 
-AWS = "https://s3.amazonaws.com"
 PIECE_BYTES = 8 * 2**20
+KEYS_PER_PREFIX = 10
+"""Keys wanted below a prefix from which on it is listed."""
+MOST_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,9 @@ class Bucket:
         folder, _, stem = prefix.rpartition("/")
         path = f"{self.place.bucket}/{folder}" if folder else self.place.bucket
         async for attempt in tries():
-            with attempt:
-                with _faults(f"s3://{self.place.bucket}/{prefix}"):
-                    async with self._turns:
-                        found = await (await self._s3fs())._find(path, prefix=stem, detail=True)  # noqa: SLF001  # its async API
+            with attempt, _faults(f"s3://{self.place.bucket}/{prefix}"):
+                async with self._turns:
+                    found = await (await self._s3fs())._find(path, prefix=stem, detail=True)  # noqa: SLF001  # its async API
         return [
             S3Object(name.partition("/")[2], int(info["size"]), info.get("ETag"))
             for name, info in found.items()
@@ -89,23 +90,34 @@ class Bucket:
         """Names of the folders directly below the folder `prefix`, without slashes."""
         path = f"{self.place.bucket}/{prefix.rstrip('/')}"
         async for attempt in tries():
-            with attempt:
-                with _faults(f"s3://{path}"):
-                    try:
-                        found = await (await self._s3fs())._ls(path, detail=True, refresh=True)  # noqa: SLF001
-                    except FileNotFoundError:
-                        return []
+            with attempt, _faults(f"s3://{path}"):
+                try:
+                    found = await (await self._s3fs())._ls(path, detail=True, refresh=True)  # noqa: SLF001
+                except FileNotFoundError:
+                    return []
         return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
+
+    async def look(self, key: str) -> S3Object | None:
+        """One object, None where there is none."""
+        async for attempt in tries():
+            with attempt:
+                with _faults(f"s3://{self.place.bucket}/{key}"):
+                    async with self._turns:
+                        try:
+                            found = await obstore.head_async(self._store, key)
+                        except FileNotFoundError:
+                            return None
+                return S3Object(key, found["size"], found["e_tag"])
+        raise AssertionError("stamina ends by returning or raising")
 
     async def whole(self, key: str) -> bytes | None:
         """All of a small object, None where there is none."""
         async for attempt in tries():
-            with attempt:
-                with _faults(f"s3://{self.place.bucket}/{key}"):
-                    try:
-                        return bytes(await (await obstore.get_async(self._store, key)).bytes_async())
-                    except FileNotFoundError:
-                        return None
+            with attempt, _faults(f"s3://{self.place.bucket}/{key}"):
+                try:
+                    return bytes(await (await obstore.get_async(self._store, key)).bytes_async())
+                except FileNotFoundError:
+                    return None
         raise AssertionError("stamina ends by returning or raising")
 
     async def read(self, there: S3Object, start: int, stop: int) -> bytes:
@@ -159,38 +171,28 @@ class Bucket:
         return self._listing
 
 
-def listing_prefixes(folder: str, keys: Sequence[str], of_all: int) -> list[str]:
-    """Prefixes below which all of `keys` lie, so that few pages of 1000 are listed; `of_all` objects lie in `folder`.
+def listing_prefixes(keys: Sequence[str], folder: str) -> list[str] | None:
+    """Prefixes of `folder` whose listings hold all of `keys` and not many more; None where single looks cost less.
 
-    A page costs as much as any other request: one level of prefixes is taken apart only while that makes fewer pages.
+    Keys of chunks are cut at their separators, as deep as a prefix still stands for ten keys: above lie those of other
+    regions, which may be millions, and below a listing is no cheaper than a look.
     """
-    prefixes = [folder]
-    cost = _pages(of_all)
-    for depth in range(1, 4):
-        finer = list(dict.fromkeys(_cut(folder, key, depth) for key in keys))
-        if any(key in finer for key in keys):
+    best = None
+    for depth in range(1, MOST_DEPTH):
+        prefixes = list(dict.fromkeys(_cut(folder, key, depth) for key in keys))
+        if len(prefixes) * KEYS_PER_PREFIX > len(keys):
             break
-        share = len(keys) / len(finer)
-        estimate = len(finer) * _pages(max(share, of_all / max(1, len(finer)) / 64))
-        if estimate < cost:
-            prefixes, cost = finer, estimate
-    return prefixes
-
-
-def _pages(objects: float) -> int:
-    return max(1, -(-int(objects) // 1000))
+        best = prefixes
+    return best
 
 
 def _cut(folder: str, key: str, depth: int) -> str:
-    """`key` down to its `depth`-th part below `folder`, with the separator behind it."""
-    rest = key.removeprefix(folder)
-    at = 0
+    """`key` down to its `depth`-th separator below `folder`."""
+    at = len(folder)
     for _ in range(depth):
-        ends = [place for mark in "/." if (place := rest.find(mark, at)) >= 0]
-        if not ends:
-            return key
-        at = min(ends) + 1
-    return folder + rest[:at]
+        ends = [place for mark in "/." if (place := key.find(mark, at)) >= 0]
+        at = min(ends) + 1 if ends else len(key)
+    return key[:at]
 
 
 @contextmanager
