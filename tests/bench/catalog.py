@@ -56,6 +56,7 @@ SOURCES = ("idr", "empiar", "openorganelle", "epfl", "url", "inbox", "hemibrain"
 DTYPES = ("uint8", "uint16", "float32", "int16", "uint64")
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", None)
 CAVEATS = ("lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown")
+FORTNIGHTS = [f"2024-{month:02}-03..2024-{month:02}-16" for month in range(6, 13)]
 COPY_VOLUMES = """
     INSERT INTO volumes (id, job, search, title, updated_at, created_at, bytes, {rest})
     SELECT t.source || '-' || k.n, t.source || '-' || k.n, replace(t.search, t.id, t.source || '-' || k.n),
@@ -97,7 +98,7 @@ QUESTIONS = (
     Question("relevance, common", lambda r: CatalogQuery(limit=50, sort="relevance", q=r.choice(WORDS))),
     Question("voxel size", lambda r: CatalogQuery(limit=50, ranges={"voxel_nm": f"4..{r.randrange(5, 12)}"})),
     _page("shape and bytes", ranges={"shape_z": "100..", "bytes": "1e9..2e11"}),
-    Question("month", lambda r: CatalogQuery(limit=50, ranges={"created_at": f"2024-0{r.randrange(6, 9)}-01..2024-0{r.randrange(6, 9)}-28"})),
+    Question("a fortnight", lambda r: CatalogQuery(limit=50, ranges={"created_at": r.choice(FORTNIGHTS)})),
     _page("caveat", caveat="resampled"),
     Question("JSON path", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose={r.randrange(TEMPLATES)}",))),
     _page("largest first", sort="-bytes"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cataloger.api import writes
+from cataloger.api import graphql, writes
 from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
 from cataloger.curation import Curation
@@ -34,7 +34,7 @@ async def serve(settings: CatalogerSettings) -> None:
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
     guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
     entering = writes.routes(Curation(database, objects), guard)
-    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering)
+    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering, graphql.routes(catalog))
     try:
         async with serving(app, settings.http_host, settings.http_port):
             try:

@@ -57,7 +57,10 @@ class Database:
         """Connects lazily. A SQLite file and its folder are made when they are not there."""
         if make_url(url).get_backend_name() == "sqlite":
             return cls(_sqlite(url))
-        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True))
+        # A plan made for any words suits none: rare ones want the index of words, common ones that of times.
+        settings = {"plan_cache_mode": "force_custom_plan"}
+        connect = {"server_settings": settings}
+        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True, connect_args=connect))
 
     @property
     def is_sqlite(self) -> bool:

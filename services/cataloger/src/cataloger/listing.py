@@ -81,7 +81,8 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     if query.sort == RELEVANCE:
         near = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
         return await _page(session, rows.where(Volume.id.in_(near)), _relevance(query, dialect), query)
-    return await _page(session, rows.where(*filters), _volume_sort(query), query)
+    # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
+    return await _page(session, rows, _volume_sort(query), query, select(Volume.id).where(*filters))
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
@@ -123,14 +124,18 @@ def _relevance(query: CatalogQuery, dialect: str) -> Sort:
     return Sort(search_of(dialect).rank(words), Volume.id, float, descending=True)
 
 
-async def _page(session: AsyncSession, rows: Select[*tuple[Any, ...]], sort: Sort, query: CatalogQuery) -> Slice:
+async def _page(session: AsyncSession, rows: Any, sort: Sort, query: CatalogQuery, narrow: Select[Any] | None = None) -> Slice:
+    """One page of `rows`; with `narrow`, of those whose identity it selects."""
     asked = fingerprint(query)
+    wanted = rows if narrow is None else narrow
     if query.cursor:
         value, identity = read_cursor(query.cursor, asked)
-        rows = rows.where(sort.after(_cursor_value(sort, value), identity))
+        wanted = wanted.where(sort.after(_cursor_value(sort, value), identity))
+    wanted = wanted.order_by(*sort.clauses()).limit(query.limit + 1)
+    if narrow is not None:
+        wanted = rows.where(sort.identity.in_(wanted)).order_by(*sort.clauses())
     # The sort's value rides along: it is what the cursor must say, as the database said it.
-    rows = rows.add_columns(sort.by, sort.identity.expression).order_by(*sort.clauses()).limit(query.limit + 1)
-    found = [tuple(row) for row in await session.execute(rows)]
+    found = [tuple(row) for row in await session.execute(wanted.add_columns(sort.by, sort.identity.expression))]
     kept = [row[:-2] for row in found[: query.limit]]
     if len(found) <= query.limit:
         return Slice(kept, None)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from cataloger import listing
+from cataloger import batches, listing
 from cataloger.database import Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
 from cataloger.facets import WholeCatalog, count_some, narrows
@@ -123,6 +123,30 @@ class Catalog:
         if found is None:
             raise NotInCatalogError(f"there is no job {job[:80]}", hint="emporter jobs lists what there is")
         return JobStatus.model_validate(found.status)
+
+    async def jobs_by_id(self, ids: list[str]) -> list[Document | None]:
+        """The last state of each of these jobs, None for those there are not."""
+        async with self._database.reading() as session:
+            found = await batches.jobs(session, ids)
+        return [found[i].status if i in found else None for i in ids]
+
+    async def records_by_ref(self, refs: list[tuple[str, int]]) -> list[Document | None]:
+        """The record of each of these revisions, None for those there are not."""
+        async with self._database.reading() as session:
+            found = await batches.records(session, refs)
+        return [found.get(ref) for ref in refs]
+
+    async def rows_by_id(self, ids: list[str]) -> list[Document | None]:
+        """The row of each of these volumes, None for those there are not."""
+        async with self._database.reading() as session:
+            found = await batches.volumes(session, ids)
+        return [self._row(*found[i]) if i in found else None for i in ids]
+
+    async def labels_of(self, images: list[str]) -> list[list[Document]]:
+        """The rows of the volumes that label each of these images."""
+        async with self._database.reading() as session:
+            found = await batches.labels(session, images)
+        return [[self._row(*pair) for pair in found[image]] for image in images]
 
     async def table(self) -> AsyncIterator[tuple[Document, list[str]]]:
         """Every volume's row by id, and what its schema has against its record."""

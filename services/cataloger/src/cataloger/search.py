@@ -67,19 +67,24 @@ class PostgresSearch:
 
     def matches(self, word: str) -> ColumnElement[bool]:
         if len(word) < GRAM:
-            return self._document().op("@@", is_comparison=True)(func.plainto_tsquery("simple", word))
-        stem = self._document().op("@@", is_comparison=True)(func.plainto_tsquery("english", word))
+            return self._document().op("@@", is_comparison=True)(_query("simple", word))
+        stem = self._document().op("@@", is_comparison=True)(_query("english", word))
         return or_(stem, Volume.search.contains(word, autoescape=True))
 
     def rank(self, words: list[str]) -> ColumnElement[float]:
-        query: ColumnElement[Any] = func.plainto_tsquery("english", words[0])
+        query: ColumnElement[Any] = _query("english", words[0])
         for word in words[1:]:
-            query = query.op("||")(func.plainto_tsquery("english", word))
+            query = query.op("||")(_query("english", word))
         weights: ColumnElement[Any] = literal_column(f"'{TS_WEIGHTS}'::float4[]")
         return cast(func.ts_rank(weights, self._document(), query), Float(53))
 
     def _document(self) -> ColumnElement[Any]:
         return literal_column("volumes.search_document")
+
+
+def _query(language: str, word: str) -> ColumnElement[Any]:
+    # The language as a constant: only so is the whole a constant, and not made anew for each row that is looked at.
+    return func.plainto_tsquery(literal_column(f"'{language}'::regconfig"), word)
 
 
 _NATIVE = MetaData()

@@ -24,11 +24,13 @@ FILLED: dict[str, tuple[Any, str]] = {
     "derivation": (sa.Integer(), "0"),
 }
 INDEXES = {
-    "ix_volumes_created_at": ["created_at", "id"],
-    "ix_volumes_modality": ["modality"],
-    "ix_volumes_organism": ["organism"],
-    "ix_volumes_dtype": ["dtype"],
-    "ix_volumes_licence": ["licence"],
+    "ix_volumes_created_at": ["created_at", "updated_at", "id"],
+    "ix_volumes_source_updated_at": ["source", "updated_at", "id"],
+    "ix_volumes_status_updated_at": ["status", "updated_at", "id"],
+    "ix_volumes_modality": ["modality", "updated_at", "id"],
+    "ix_volumes_organism": ["organism", "updated_at", "id"],
+    "ix_volumes_dtype": ["dtype", "updated_at", "id"],
+    "ix_volumes_licence": ["licence", "updated_at", "id"],
     "ix_volumes_labels_of": ["labels_of"],
     "ix_volumes_min_voxel_nm": ["min_voxel_nm"],
     "ix_volumes_bytes": ["bytes"],

@@ -1,0 +1,146 @@
+"""GraphQL: the same answers as REST, and no document that asks for more than a catalog should give."""
+
+import pytest
+from sqlalchemy import event
+
+from cataloger.api import graphql
+from cataloger.api.graphql import answer, schema
+from cataloger.api.graphql_limits import MAX_COST, check
+from cataloger.errors import InvalidQueryError
+from cataloger.testing_builders import JOB, a_status
+from cataloger.testing_world import World
+from emporter_contracts.commands import CatalogQuery
+
+
+class GraphqlSuite:
+    async def ask(self, world: World, query: str, **variables) -> dict:
+        return await answer(world.catalog, {"query": query, "variables": variables})
+
+    async def test_a_volume_is_told_with_its_job_record_labels_and_events(self, world):
+        await world.hear(a_status(), await world.finished())
+        await world.hear(await world.finished("epfl-labels", job="epfl-labels", labels_of=JOB))
+        query = """query ($id: ID!) { volume(id: $id) { id shape voxel_size_nm bytes record job { state status }
+            labels { id image { id } } events { type } lineage } }"""
+        volume = (await self.ask(world, query, id=JOB))["data"]["volume"]
+        row = await world.row()
+        assert (volume["id"], volume["shape"], volume["bytes"]) == (JOB, row["shape"], str(row["bytes"]))
+        assert volume["record"]["metadata"]["technical"]["sha256"] == "ab" * 32
+        assert (volume["job"]["state"], len(volume["events"])) == ("pending", 2)
+        assert volume["labels"] == [{"id": "epfl-labels", "image": {"id": JOB}}]
+
+    async def test_a_list_is_filtered_and_paged_as_everywhere(self, world):
+        for n in range(5):
+            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}", voxel_size_nm=(n + 1.0, 4.0, 4.0)))
+        query = """query ($after: String) { volumes(filter: {q: "hippocampus", ranges: [{name: "voxel_nm_z", within: "2.."}],
+            where: ["metadata.core.axes=zyx"]}, sort: "id", first: 3, after: $after) { items { id } cursor } }"""
+        first = (await self.ask(world, query))["data"]["volumes"]
+        second = (await self.ask(world, query, after=first["cursor"]))["data"]["volumes"]
+        assert [v["id"] for v in first["items"] + second["items"]] == [f"epfl-{n}" for n in range(1, 5)]
+        assert second["cursor"] is None
+
+    async def test_jobs_and_facets(self, world):
+        await world.hear(a_status("failed"))
+        found = (await self.ask(world, '{ jobs(state: "failed") { items { id } } job(id: "no") { id } facets }'))["data"]
+        assert (found["jobs"]["items"], found["job"]) == ([{"id": JOB}], None)
+        assert found["facets"] == await world.catalog.facets(CatalogQuery())
+
+    async def test_a_page_of_volumes_costs_one_statement_for_all_their_jobs_and_one_for_their_records(self, world):
+        for n in range(6):
+            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}"))
+        sent = []
+        engine = world.database._engine.sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *a: sent.append(a[2]))
+        await self.ask(world, "{ volumes { items { id record job { state } labels { id } } } }")
+        assert len([s for s in sent if s.lstrip().startswith("SELECT")]) == 4
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            '{ volumes(sort: "colour") { items { id } } }', "{ volumes(first: 0) { items { id } } }", '{ volume(id: "NO") { id } }',
+            "{ raw }", "{ nothing }", '{ volumes(after: "x") { items { id } } }', '{ volumes(filter: {source: "\\u0000"}) { items { id } } }',
+        ],
+    )  # fmt: skip
+    async def test_what_makes_no_sense_is_an_error_with_code_and_hint(self, world, query):
+        errors = (await self.ask(world, query))["errors"]
+        assert errors[0]["extensions"]["code"] == "invalid_request"
+        assert errors[0]["extensions"]["hint"]
+
+    async def test_a_fault_of_ours_is_not_told_in_detail(self, world, monkeypatch):
+        async def broken(*_):
+            raise RuntimeError("secret")
+
+        monkeypatch.setattr(world.catalog, "facets", broken)
+        found = await self.ask(world, "{ facets }")
+        assert "secret" not in str(found)
+        assert found["errors"][0]["extensions"]["code"] == "internal"
+
+    async def test_introspection_is_answered(self, world):
+        from graphql import get_introspection_query
+
+        assert (await self.ask(world, get_introspection_query()))["data"]["__schema"]["queryType"]["name"] == "Query"
+
+
+class TestGraphqlOnSqlite(GraphqlSuite):
+    @pytest.fixture
+    async def world(self, sqlite):
+        return World(sqlite)
+
+
+class TestGraphqlOnPostgres(GraphqlSuite):
+    @pytest.fixture
+    async def world(self, postgres):
+        return World(postgres)
+
+
+def deep(levels: int) -> str:
+    return '{ volume(id: "a") { ' + "labels(first: 1) { " * levels + "id" + " }" * levels + " } }"
+
+
+DOUBLING = (
+    "{ ...f0 } "
+    + " ".join(f"fragment f{n} on Query {{ ...f{n + 1} ...f{n + 1} }}" for n in range(40))
+    + " fragment f40 on Query { facets }"
+)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        deep(10),
+        deep(5000),
+        "{ volumes(first: 1000) { items { labels(first: 100) { id } } } }",
+        "{ volumes { items { labels { labels { labels { id } } } } } }",
+        "{" + " ".join(f"a{n}: facets" for n in range(50)) + "}",
+        DOUBLING,
+        "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }",
+        "{ ...a } fragment a on Query { ...a }",
+        "query ($n: Int!) { volumes(first: $n) { items { id labels { id } } } }",
+        "{ " + "volumes { items { id } } " * 2000 + "}",
+        "{",
+        "",
+        "{ volumes(first: 99999999999999999999) { items { id } } }",
+        "[" * 100_000,
+    ],
+)
+def test_a_document_that_asks_for_too_much_is_refused_before_anything_is_read(query):
+    with pytest.raises(InvalidQueryError) as refused:
+        check(query, {"n": 100_000})
+    assert refused.value.hint
+
+
+def test_a_full_page_with_all_its_fields_is_allowed():
+    check("{ volumes(first: 1000) { items { id shape dtype modality links bytes job { state } } cursor } }", {})
+    assert MAX_COST == 20_000
+
+
+def test_the_schema_in_the_checkout_is_the_codes_own():
+    assert graphql.main(["--check"]) == 0
+
+
+def test_a_schema_that_differs_is_told(tmp_path, capsys):
+    stale = tmp_path / "catalog.graphql"
+    stale.write_text("type Query { nothing: Int }")
+    assert graphql.main(["--check", "--to", str(stale)]) == 1
+    assert "catalog.graphql" in capsys.readouterr().err
+    assert graphql.main(["--to", str(stale)]) == 0
+    assert stale.read_text() == schema.as_str() + "\n"
