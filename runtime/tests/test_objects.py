@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emporter_contracts.commands import Refusal
-from emporter_contracts.storage import BUCKETS, RAW
+from emporter_contracts.storage import BUCKETS, RAW, VOLUMES
 from emporter_runtime.errors import StoreUnavailableError
 from emporter_runtime.objects import Objects, StoreRefusedError, json_bytes
 from emporter_runtime.provision import make_buckets
@@ -65,3 +65,10 @@ class TestS3(ObjectsSuite):
 
 def test_equal_values_are_equal_bytes() -> None:
     assert json_bytes(Refusal(code="a", message="b")) == json_bytes(Refusal.model_validate({"message": "b", "code": "a"}))
+
+
+def test_a_store_without_an_endpoint_is_aws() -> None:
+    assert "s3_endpoint" not in StoreSettings().model_fields_set
+    kvstore = Objects.open(StoreSettings()).kvstore(VOLUMES, "v/r1.ome.zarr/")
+    assert kvstore["bucket"] == "emporter-volumes"
+    assert "endpoint" not in kvstore

@@ -39,11 +39,7 @@ def entries() -> list[dict[str, Any]]:
 def arrays(sample: dict[str, Any]) -> list[dict[str, Any]]:
     """What independent readers saw: shape, dtype, sha256 of the voxels, per series."""
     expected = sample["expected"]
-    return (
-        [expected["data"]]
-        if "data" in expected
-        else [series["data"] if "data" in series else series for series in expected["series"]]
-    )
+    return [expected["data"]] if "data" in expected else [series.get("data", series) for series in expected["series"]]
 
 
 def one_grey_volume(sample: dict[str, Any]) -> tuple[tuple[int, ...], str, str] | None:

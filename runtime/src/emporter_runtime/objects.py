@@ -139,7 +139,7 @@ class Objects:
     async def put_stream(self, bucket: str, key: str, pieces: AsyncIterator[bytes], part_bytes: int = STREAM_PART_BYTES) -> None:
         """Write one object of any length from pieces of any size, holding a few parts of `part_bytes` in memory.
 
-        The object appears when the last piece is stored. An error of ours that `pieces` raises is raised here, and nothing appears.
+        The object appears when the last piece is stored. An error of ours that `pieces` raises is raised: nothing appears.
         """
         with _faults(bucket, key):
             await obstore.put_async(
@@ -347,12 +347,16 @@ def _store(settings: StoreSettings, bucket: str) -> Store:
     root = _folder(settings)
     if root is not None:
         return LocalStore(root / bucket, mkdir=True)
+    given = {
+        "endpoint": settings.s3_endpoint,
+        "access_key_id": settings.s3_access_key,
+        "secret_access_key": settings.s3_secret_key.get_secret_value(),
+    }
     return S3Store(
         bucket_name(settings, bucket),
-        endpoint=settings.s3_endpoint,
+        # What is not given is left out: then AWS, and the machine's own credentials, are meant.
+        config={name: value for name, value in given.items() if value},  # type: ignore[arg-type]
         region=settings.s3_region,
-        access_key_id=settings.s3_access_key or None,
-        secret_access_key=settings.s3_secret_key.get_secret_value() or None,
         virtual_hosted_style_request=False,
         client_options={
             "allow_http": (settings.s3_endpoint or "").startswith("http://"),
