@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,17 @@ _DIGITS = re.compile(r"\d+")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Files of one folder and one pattern of names, in slice order."""
+    """Files that belong together, in slice order."""
 
     paths: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """What tells it from the other groups: its folder and the pattern of its names, without numbers of slices."""
+        """What tells it from other groups: its folder, and its names up to where they begin to differ."""
         pure = PurePosixPath(self.paths[0])
-        stem = pure.stem if len(self.paths) == 1 else _DIGITS.sub("", pure.stem)
+        stems = [PurePosixPath(path).stem for path in self.paths]
+        common = os.path.commonprefix(stems)
+        stem = common if len(stems) == 1 else common.rstrip("0123456789")
         return "-".join(filter(None, (*pure.parent.parts, stem.strip("_- ."))))
 
 
@@ -56,10 +59,21 @@ def of_format(paths: Iterable[str], suffixes: Sequence[str]) -> tuple[list[str],
 
 def grouped(paths: Iterable[str]) -> list[Group]:
     """Slices by folder and pattern of names, everything else by itself; in natural order."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    patterns: dict[tuple[str, str], list[str]] = {}
     for path in natural_order(list(paths)):
         pure = PurePosixPath(path)
         alone = pure.suffix.lower() in VOLUMES
-        pattern = path if alone else _DIGITS.sub("0", pure.name)
-        groups.setdefault((str(pure.parent), pattern), []).append(path)
-    return [Group(tuple(found)) for found in groups.values()]
+        patterns.setdefault((str(pure.parent), path if alone else _DIGITS.sub("0", pure.name)), []).append(path)
+    return [Group(tuple(group)) for same in patterns.values() for group in _series(same)]
+
+
+def _series(paths: list[str]) -> list[list[str]]:
+    """Files whose names differ in numbers only, cut into series: the last number that differs counts the slices, those before it
+    (`grid1_slice0001`) tell one series from another, unless every file has one of its own (`slice0001_20180611-2227`).
+    """
+    numbers = [_DIGITS.findall(PurePosixPath(path).name) for path in paths]
+    differing = [n for n, column in enumerate(zip(*numbers, strict=True)) if len({int(text) for text in column}) > 1]
+    series: dict[tuple[str, ...], list[str]] = {}
+    for path, found in zip(paths, numbers, strict=True):
+        series.setdefault(tuple(found[n] for n in differing[:-1]), []).append(path)
+    return [paths] if len(series) == len(paths) else list(series.values())

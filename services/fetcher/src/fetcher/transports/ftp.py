@@ -13,7 +13,6 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import aioftp
@@ -47,12 +46,17 @@ _DENIED = re.compile(r"denied|permission|not allowed", re.IGNORECASE)
 _MDTM = re.compile(r"(\d{14})")
 
 
-class _Stream(Protocol):
-    """A data connection of aioftp."""
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """A data connection, which may send nothing for `stall` seconds at most."""
 
-    async def read(self, count: int = -1) -> bytes: ...
+    reader: asyncio.StreamReader
+    stall: float
 
-    def close(self) -> None: ...
+    async def read(self, size: int) -> bytes:
+        """Some bytes, at most `size`; none at the end."""
+        async with asyncio.timeout(self.stall):
+            return await self.reader.read(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,19 +178,28 @@ class FtpClient:
         return lines
 
     @asynccontextmanager
-    async def _data(self, session: aioftp.Client, place: _Place, command: str, start: int) -> AsyncIterator[_Stream]:
+    async def _data(self, session: aioftp.Client, place: _Place, command: str, start: int) -> AsyncIterator[_Data]:
         async with asyncio.timeout(self._limits.connect + self._limits.stall):
-            try:
-                stream: _Stream = await session.get_stream(command, "1xx", offset=start)
-            except aioftp.StatusCodeError as error:
-                if start and any(code.matches("50x") for code in error.received_codes):
-                    message = f"{place.url}: the server can't begin in the middle of a file"
-                    raise RangesIgnoredError(message, hint="download it and ingest the file") from error
-                raise
+            reader, writer = await session.get_passive_connection("I")
+        # Closed here whatever happens: aioftp's own streams forget a connection whose command is refused.
         try:
-            yield stream
+            async with asyncio.timeout(self._limits.stall):
+                await self._begin(session, place, start)
+                await session.command(command, "1xx")
+            yield _Data(reader, self._limits.stall)
         finally:
-            stream.close()
+            writer.close()
+
+    async def _begin(self, session: aioftp.Client, place: _Place, start: int) -> None:
+        if start == 0:
+            return
+        try:
+            await session.command(f"REST {start}", "350")
+        except aioftp.StatusCodeError as error:
+            if not any(code.matches("50x") for code in error.received_codes):
+                raise
+            message = f"{place.url}: the server can't begin in the middle of a file"
+            raise RangesIgnoredError(message, hint="download it and ingest the file") from error
 
     async def _told(self, session: aioftp.Client, code: str) -> None:
         async with asyncio.timeout(self._limits.stall):
