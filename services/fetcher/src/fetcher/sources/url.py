@@ -1,4 +1,4 @@
-"""Source `url`: one file, or the root of an array, behind http://, https:// or s3:// on hosts the operator allowed."""
+"""Source `url`: one file, or the root of an array, behind http://, https://, ftp:// or s3:// on hosts the operator allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from fetcher.gate import Gate
 from fetcher.settings import FetcherSettings
 from fetcher.sources.arrays import ArrayRoot, array_objects, remote_array
 from fetcher.sources.http_arrays import HttpRoot, root_of
-from fetcher.sources.over_http import HttpObjects, planned_object
+from fetcher.sources.over_files import FileObjects
+from fetcher.sources.over_http import planned_object
 from fetcher.sources.protocol import Context, Listing
 from fetcher.sources.s3_arrays import SCHEME, S3Objects, S3Root
 from fetcher.transports.addresses import HostPolicy
@@ -23,13 +24,13 @@ from fetcher.transports.s3 import S3Place
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
 
-class UrlSource(HttpObjects):
+class UrlSource(FileObjects):
     """source_id is the URL itself."""
 
     name = "url"
 
     def __init__(self, settings: FetcherSettings, gate: Gate) -> None:
-        hosts = HostPolicy(settings.url_allowed_hosts, settings.url_allow_private)
+        hosts = HostPolicy(settings.url_allowed_hosts, settings.url_allow_private, schemes=("http", "https", "ftp"))
         limits = HttpLimits(settings.connections_per_host, settings.http_connect_seconds, settings.http_stall_seconds)
         super().__init__(hosts, limits, gate)
         self._hosts = hosts
@@ -42,7 +43,7 @@ class UrlSource(HttpObjects):
             return await self._in_bucket(root or request.source_id, request, context, is_root=root is not None)
         if root is not None:
             return await _array(HttpRoot(self, root, context), request)
-        probe = await self.client.probe(request.source_id)
+        probe = await self.probed(request.source_id)
         said = {"etag": probe.pinned.etag, "last_modified": probe.pinned.modified, "accepts_ranges": probe.ranges}
         return Listing(
             objects=(planned_object(probe, context),),
