@@ -158,8 +158,10 @@ def test_a_stack_goes_down_with_whoever_holds_its_lifeline(tmp_path: Path) -> No
     assert not any(identity.alive() for identity in info.processes.values())
 
 
-def test_a_stack_without_s3_keeps_its_volumes_in_a_folder(tmp_path: Path) -> None:
+def test_a_stack_without_s3_keeps_its_volumes_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    tmp_path /= "a folder, #1 of 100%20?"
     with running_stack(tmp_path, store="file") as stack:
+        assert (stack.dir / "catalog.db").exists()
         assert stack.urls.s3 is None
         assert stack.urls.store == f"file://{stack.dir}/store"
         assert "s3" not in stack.urls.processes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ class Connection:
 def find_connection(folder: Path | None = None) -> Connection:
     """The stack in `folder`, or the one that is meant where nobody says. Raises NoStackError."""
     if folder is not None:
-        return _embedded(StackFiles.at(folder), f"emporter up --data {folder}")
+        return _embedded(StackFiles.at(folder), f"emporter up --data {shlex.quote(str(folder))}")
     if any(os.environ.get(name) for name in POINTERS):
         return _from_environment()
     return _embedded(StackFiles.at(DEFAULT_FOLDER), "emporter up")

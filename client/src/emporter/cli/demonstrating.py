@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 import tempfile
 import time
@@ -207,8 +208,9 @@ async def _draw(volume: AsyncVolume, output: Path) -> None:
 def _say_what_next(files: StackFiles, *, keep: bool) -> None:
     print()
     if keep:
-        print(f"The stack stays up. With your own file:  emporter ingest --stack {files.root} --watch FILE.tif")
-        print(f"Stop it:                                 emporter down --data {files.root}")
+        folder = shlex.quote(str(files.root))
+        print(f"The stack stays up. With your own file:  emporter ingest --stack {folder} --watch FILE.tif")
+        print(f"Stop it:                                 emporter down --data {folder}")
         return
     print("With your own file:       emporter demo FILE.tif")
     print("Leave the stack up:       emporter demo --keep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -111,7 +112,7 @@ class _Shown:
 
     def _say_up(self, seconds: float) -> None:
         how = (
-            f"emporter down --data {self._files.root} stops it."
+            f"emporter down --data {shlex.quote(str(self._files.root))} stops it."
             if self._detached
             else "Ctrl-C stops it; jobs go on with the next `emporter up`."
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ class StackFiles:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StackIsUpError(
-                    f"the stack in {self.root} is up already", hint=f"emporter down --data {self.root} stops it"
+                    f"the stack in {self.root} is up already", hint=f"emporter down --data {shlex.quote(str(self.root))} stops it"
                 ) from error
             yield
 

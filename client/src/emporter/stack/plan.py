@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from emporter.errors import StackError
 from emporter.stack.choices import Choices
@@ -191,7 +192,7 @@ class StackPlan:
             "EMPORTER_STORE_DISK": str(self.files.root),
             "EMPORTER_CATALOG_URL": self._url("cataloger"),
             "EMPORTER_BLOCKS_URL": self._url("block_server"),
-            "EMPORTER_DATABASE_URL": f"sqlite+aiosqlite:///{self.files.root / 'catalog.db'}",
+            "EMPORTER_DATABASE_URL": f"sqlite+aiosqlite:///{quote(str(self.files.root / 'catalog.db'))}",
         }
         if self.s3:
             there["EMPORTER_S3_ENDPOINT"] = self._url("s3")
