@@ -15,10 +15,10 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench up down fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test check bench up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything; what follows does it by itself
 
@@ -69,13 +69,16 @@ schemas: install ## write contracts/schemas from the contracts
 bench: install ## measure, and write docs/benchmarks.md
 	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi
 
-up: ## the services in containers: docker compose, with MinIO and PostgreSQL
+up: install ## NATS, S3 and the four services on this machine, in ./.emporter; no Docker
+	@$(BIN)/emporter up --detach
+
+down: install ## stop them; jobs go on with the next make up
+	@$(BIN)/emporter down
+
+containers: ## the same in containers: docker compose, with MinIO and PostgreSQL
 	@$(PYTHON) deploy/make_env.py
 	docker compose up --build --detach --wait
 	@echo "Talk to it: . ./.env.client && $(BIN)/emporter volumes"
-
-down: ## stop the containers; their data stays (docker compose down --volumes removes it)
-	docker compose down
 
 OURS := contracts runtime readers fetcher converter cataloger block-server
 SHIPPED := $(filter-out client,$(PACKAGES))

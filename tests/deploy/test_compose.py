@@ -42,7 +42,7 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 
 
 def environment_file() -> dict[str, str]:
-    """What `make up` would write into `.env`."""
+    """What `make containers` would write into `.env`."""
     script = runpy.run_path(str(ROOT / "deploy" / "make_env.py"))
     text = script["filled"]((ROOT / ".env.example").read_text(), {})
     pairs: dict[str, str] = script["assignments"](text)

@@ -47,7 +47,7 @@ def deployed_image(engine: None) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def secrets() -> dict[str, str]:
-    """Users and passwords as `make up` would make them."""
+    """Users and passwords as `make containers` would make them."""
     script = runpy.run_path(str(ROOT / "deploy" / "make_env.py"))
     pairs: dict[str, str] = script["assignments"](script["filled"]((ROOT / ".env.example").read_text(), {}))
     return pairs
