@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -29,6 +30,8 @@ log = get_logger(__name__)
 
 MOST_AT_ONCE = 16
 """Files probed at once, before the client's own limit by host: a bound on tasks, not on connections."""
+BELIEVED_DOWN = 60.0
+"""Seconds for which a web server that did not answer is not asked first: thousands of files must not each wait for it."""
 _KEPT_IN_PATHS = "/()!$'*,;:@&=+~-_."
 """What may stand in the path of a URL as it is; `%`, `?` and `#` of a file's name may not."""
 
@@ -44,6 +47,7 @@ class FileObjects(HttpObjects):
     def __init__(self, hosts: HostPolicy, limits: HttpLimits, gate: Gate, mirrors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(replace(hosts, schemes=("http", "https")), limits, gate)
         self.ftp = FtpClient(hosts, limits)
+        self._web_down_until = 0.0
         self._mirrors = tuple((web.rstrip("/") + "/", ftp.rstrip("/") + "/") for web, ftp in mirrors if ftp)
 
     def open(self, planned: PlannedObject) -> ByteSource:
@@ -125,14 +129,19 @@ class FileObjects(HttpObjects):
         await self.ftp.close()
 
     async def _either(self, url: str, web: Callable[[str], Awaitable[T]], ftp: Callable[[str], Awaitable[T]]) -> T:
+        mirror = self._mirror(url)
+        if mirror is not None and time.monotonic() < self._web_down_until:
+            with suppress(ArchiveUnreachableError, FetcherError):
+                return await ftp(mirror)
         try:
             return await web(url)
         except (NotInArchiveError, UrlRefusedError):
             raise
         except (ArchiveUnreachableError, FetcherError) as error:
-            mirror = self._mirror(url)
             if mirror is None:
                 raise
+            if isinstance(error, ArchiveUnreachableError):
+                self._web_down_until = time.monotonic() + BELIEVED_DOWN
             log.info("by_ftp_instead", url=url, reason=error.message)
             try:
                 return await ftp(mirror)
