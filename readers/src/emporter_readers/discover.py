@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from emporter_readers.chunked.dvid import DVID
 from emporter_readers.chunked.format import N5, PRECOMPUTED, ZARR
 from emporter_readers.dm.format import DmFormat
 from emporter_readers.errors import UnsupportedContentError
@@ -17,7 +18,7 @@ from emporter_readers.tiff.format import TiffFormat
 
 __all__ = ["FORMATS", "discover", "natural_order", "open_volume"]
 
-FORMATS: tuple[Format, ...] = (ZARR, N5, PRECOMPUTED, TiffFormat(), DmFormat(), MrcFormat(), PNG, JPEG, Hdf5Format())
+FORMATS: tuple[Format, ...] = (ZARR, N5, PRECOMPUTED, DVID, TiffFormat(), DmFormat(), MrcFormat(), PNG, JPEG, Hdf5Format())
 """In the order they are asked: those that are known by names first, since they read nothing to tell."""
 
 

@@ -125,9 +125,14 @@ def decoded(objects: Mapping[str, bytes], driver: str) -> NDArray[Any]:
 
 def put(server: FileServer, folder: str, objects: Mapping[str, bytes]) -> str:
     """Serve them below `folder`; the URL of the root."""
+    put_paths(server, folder, objects)
+    return server.url(folder)
+
+
+def put_paths(server: FileServer, folder: str, objects: Mapping[str, bytes]) -> None:
+    """The same before the server knows its own address."""
     for name, body in objects.items():
         server.put(f"{folder}/{name}", body)
-    return server.url(folder)
 
 
 def _written(spec: dict[str, Any], voxels: NDArray[Any], path: str) -> Objects:

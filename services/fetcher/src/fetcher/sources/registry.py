@@ -11,6 +11,7 @@ from fetcher.settings import FetcherSettings
 from fetcher.sources.empiar import EmpiarSource
 from fetcher.sources.epfl import EpflSource
 from fetcher.sources.file_root import FileRootSource
+from fetcher.sources.hemibrain import HemibrainSource
 from fetcher.sources.idr import IdrSource
 from fetcher.sources.inbox import InboxSource
 from fetcher.sources.openorganelle import OpenOrganelleSource
@@ -29,6 +30,7 @@ def all_sources(settings: FetcherSettings, objects: Objects) -> dict[str, Source
         IdrSource(settings, gate),
         EmpiarSource(settings, gate),
         OpenOrganelleSource(settings, gate),
+        HemibrainSource(settings, gate),
     )
     sources = {source.name: source for source in made}
     if sources.keys() != SOURCES.keys():
