@@ -85,6 +85,8 @@ class Crop:
     level: Level
     box: Box
     outside: Outside
+    inside: Box | None
+    """The part that lies in the volume."""
 
     @property
     def bytes(self) -> int:
@@ -92,15 +94,10 @@ class Crop:
         return self.box.size * self.level.dtype.itemsize
 
     @property
-    def inside(self) -> Box | None:
-        """The part that lies in the volume."""
-        return self.box.overlap(Box.whole(self.level.shape))
-
-    @property
     def needed_bytes(self) -> int:
         """Held at once while the crop is made: the voxels, the chunks they come from, and what the edges take."""
         inside = self.inside
-        if inside == self.box:
+        if inside is self.box:
             return self.bytes + self.level.decoded_bytes(inside)
         indices = 8 * sum(self.box.shape)
         return 3 * self.bytes + indices + (0 if inside is None else self.level.decoded_bytes(inside))
@@ -108,7 +105,7 @@ class Crop:
     async def read(self, volume: OpenVolume) -> NDArray[Any]:
         """The voxels in C order, little-endian. Raises what `OpenVolume.read` raises."""
         inside = self.inside
-        if inside == self.box:
+        if inside is self.box:
             return await volume.read(self.level, inside)
         if self.outside == "constant":
             out = np.zeros(self.box.shape, self.level.dtype)
@@ -126,13 +123,16 @@ class Crop:
 
 def crop(volume: OpenVolume, level: Level, box: Box, outside: Outside) -> Crop:
     """Raises OutsideVolumeError for a box that leaves the level where `outside` is "error"."""
-    if outside == "error" and not box.within(Box.whole(level.shape)):
+    whole = Box.whole(level.shape)
+    if box.within(whole):
+        return Crop(level, box, outside, inside=box)
+    if outside == "error":
         raise OutsideVolumeError(
             f"the box {_text(box.start)} to {_text(box.stop)} leaves {volume.ref} level {level.number}, which holds "
             f"{_text(level.shape)} voxels z,y,x",
             hint="ask for a box inside, or say outside=constant, reflect or edge",
         )
-    return Crop(level, box, outside)
+    return Crop(level, box, outside, inside=box.overlap(whole))
 
 
 def source_indices(start: int, stop: int, extent: int, outside: Outside) -> Axis:
