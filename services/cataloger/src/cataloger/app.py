@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cataloger.api import graphql, writes
+from cataloger.api import graphql, hooks, writes
 from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
 from cataloger.curation import Curation
@@ -12,10 +12,12 @@ from cataloger.database import Database, migrated
 from cataloger.feed import Feed
 from cataloger.handlers import register
 from cataloger.intake import Intake
+from cataloger.openlineage import Backend, LineageSender
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
 from cataloger.repository import rederive
 from cataloger.settings import CatalogerSettings
+from cataloger.webhooks import LINEAGE, Post, Sender, Webhooks
 from emporter_runtime.bus import Bus
 from emporter_runtime.health import Check, serving
 from emporter_runtime.objects import Objects
@@ -26,7 +28,10 @@ async def serve(settings: CatalogerSettings) -> None:
     database = Database.open(settings.database_url)
     objects = Objects.open(settings)
     feed = Feed()
-    intake = Intake(database, objects, feed)
+    lineage = Backend(settings.openlineage_url, settings.openlineage_file)
+    intake = Intake(database, objects, feed, states_also_to=[LINEAGE] if lineage.wanted else [])
+    post = Post(allow_private=settings.webhook_allow_private)
+    sender = Sender(database, post, LineageSender(database, lineage))
     removals = Removals(database, objects, intake)
     catalog = Catalog(database, settings.catalog_url, settings.blocks_url)
     bus = Bus(settings, service="cataloger")
@@ -34,15 +39,18 @@ async def serve(settings: CatalogerSettings) -> None:
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
     guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
     entering = writes.routes(Curation(database, objects), guard)
-    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering, graphql.routes(catalog))
+    telling = hooks.routes(Webhooks(database), guard)
+    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering, graphql.routes(catalog), telling)
     try:
         async with serving(app, settings.http_host, settings.http_port):
             try:
                 await migrated(database)
                 await rederive(database)
-                async with bus.running():
+                async with bus.running(), asyncio.TaskGroup() as tasks:
+                    tasks.create_task(sender.send_for_ever())
                     await removals.sweep_for_ever(settings.sweep_seconds)
             finally:
                 feed.close()
     finally:
+        await asyncio.shield(post.close())
         await asyncio.shield(database.close())

@@ -55,6 +55,21 @@ def fact_of_status(status: JobStatus, delivery: Delivery) -> Fact:
     )
 
 
+def cloud_event_of(fact: Fact, source: str) -> dict[str, Any]:
+    """A fact as a CloudEvent 1.0 in structured mode."""
+    data = {"source": source, "job": fact.job, "revision": fact.revision, "generation": fact.generation, "volume": fact.volume}
+    return {
+        "specversion": "1.0",
+        "id": fact.id,
+        "source": "/services/cataloger",
+        "type": fact.type,
+        "subject": fact.volume or fact.job,
+        "time": fact.at.isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": {**fact.data, **data},
+    }
+
+
 def said_at(delivery: Delivery) -> datetime:
     """`ce-time`, else when the stream stored the message, else now."""
     try:

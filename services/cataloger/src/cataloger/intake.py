@@ -6,7 +6,7 @@ run. A commit always counts: a revision that is committed is complete for ever, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -32,7 +32,8 @@ log = get_logger(__name__)
 class Intake:
     """Takes facts in."""
 
-    def __init__(self, database: Database, objects: Objects, feed: Feed) -> None:
+    def __init__(self, database: Database, objects: Objects, feed: Feed, *, states_also_to: Sequence[str] = ()) -> None:
+        self._states_also_to = states_also_to
         self._database = database
         self._objects = objects
         self._feed = feed
@@ -45,6 +46,9 @@ class Intake:
             await writer.note(fact)
             job = await writer.open(status)
             news = rank_of(status) > rank(job.revision, job.generation, job.state, job.version)
+            if news and (job.version == 0 or (job.revision, job.generation, job.state) != (*status.run, status.state)):
+                # Of a job's many states those that move it are told; the rest is progress.
+                await writer.tell(fact, status.source, also=self._states_also_to)
             redrawn = await _advance(writer, job, status) if news else False
             for final in finals:
                 await _commit(writer, job.id, final)
@@ -69,8 +73,8 @@ class Intake:
         heard = placeholder(plan.job, plan.source, plan.source_id, (plan.revision, generation), plan.planned_at)
         async with self._database.writing() as session:
             writer = Writer(session)
-            if fact is not None:
-                await writer.note(fact)
+            if fact is not None and await writer.note(fact):
+                await writer.tell(fact, plan.source)
             job = await _opened(writer, heard)
             if plan.revision < job.revision:
                 return
@@ -87,7 +91,8 @@ class Intake:
         manifest = await read_manifest(self._objects, event.job, event.revision)
         async with self._database.writing() as session:
             writer = Writer(session)
-            await writer.note(fact)
+            if await writer.note(fact):
+                await writer.tell(fact, await writer.source_of(event.job))
             if manifest is not None:
                 await writer.put_origins(event.job, event.revision, manifest.objects)
 
@@ -105,8 +110,8 @@ class Intake:
         """Take in what the store holds of a committed revision."""
         async with self._database.writing() as session:
             writer = Writer(session)
-            if fact is not None:
-                await writer.note(fact)
+            if fact is not None and await writer.note(fact) and final.record is not None:
+                await writer.tell(fact, final.record.get("source", ""))
             if final.record is not None:
                 known = MetadataRecord.model_validate(final.record)
                 run = (final.revision, generation)
@@ -129,7 +134,9 @@ class Intake:
     async def listed(self, fact: Fact) -> None:
         """A fact that changes nothing the catalog shows but the volume's history."""
         async with self._database.writing() as session:
-            await Writer(session).note(fact)
+            writer = Writer(session)
+            if await writer.note(fact):
+                await writer.tell(fact, await writer.source_of(fact.job))
 
     async def _finals_of(self, status: JobStatus) -> list[Final]:
         """The final records of volumes a state calls committed and the catalog does not have.

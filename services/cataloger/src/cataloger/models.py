@@ -212,3 +212,37 @@ class RawObject(Base):
     version: Mapped[str]
 
     __table_args__ = (Index("ix_raw_objects_sha256", "sha256"), Index("ix_raw_objects_url_key", "url_key"))
+
+
+class Webhook(Base):
+    """Somebody who wants to be told of events."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    secret: Mapped[str]
+    types: Mapped[list[str]] = mapped_column(json_type())
+    """CloudEvents types; empty means all."""
+    filter: Mapped[dict[str, str]] = mapped_column(json_type())
+    active: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """One event on its way to one webhook: `pending`, then `delivered` or, after all tries, `dead`."""
+
+    __tablename__ = "deliveries"
+
+    webhook: Mapped[str] = mapped_column(primary_key=True)
+    event: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[dict[str, Any]] = mapped_column(json_type())
+    """A CloudEvent in structured mode."""
+    state: Mapped[str]
+    tries: Mapped[int] = mapped_column(Integer)
+    next_try: Mapped[datetime]
+    error: Mapped[str]
+    """Why the last try failed; empty where none did."""
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_deliveries_due", "state", "next_try"),)

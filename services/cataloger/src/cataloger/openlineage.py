@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cataloger.database import Database
 from cataloger.lineage import objects_of
-from cataloger.models import Job, RawObject, Revision
+from cataloger.models import Delivery, Job, RawObject, Revision
 from cataloger.repository import revisions_made_by
 from emporter_contracts.ids import VOLUME_NAMESPACE
 from emporter_contracts.jobs import JobState, JobStatus
@@ -95,6 +97,11 @@ class Backend:
         self._file = file
         self._turn = asyncio.Lock()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anywhere to send events to."""
+        return bool(self._url) or self._file is not None
+
     async def send(self, event: RunEvent) -> None:
         """Raises LineageBackendError; it may be sent again."""
         try:
@@ -118,6 +125,28 @@ class Backend:
                 transport.emit(event)
             finally:
                 transport.close()
+
+
+class LineageSender:
+    """Sends the event of a state that is to be told."""
+
+    def __init__(self, database: Database, backend: Backend) -> None:
+        self._database = database
+        self._backend = backend
+
+    async def __call__(self, delivery: Delivery) -> None:
+        """Raises LineageBackendError."""
+        said = delivery.body["data"]
+        async with self._database.reading() as session:
+            job = await session.get(Job, said["job"])
+            if job is None:
+                return
+            moved = {"revision": said["revision"], "generation": said["generation"], "state": JobState(said["state"])}
+            moved |= {"updated_at": datetime.fromisoformat(delivery.body["time"]), "error": said.get("error")}
+            status = JobStatus.model_validate({**job.status, **moved})
+            event = await run_event(session, status)
+        if event is not None:
+            await self._backend.send(event)
 
 
 def _input(raw: RawObject) -> InputDataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
 from cataloger.database import Database
-from cataloger.facts import Fact
+from cataloger.facts import Fact, cloud_event_of
 from cataloger.lineage import url_key
 from cataloger.models import Annotation, Base, Event, Job, RawObject, Revision, Volume
+from cataloger.models import Delivery as DeliveryRow
 from cataloger.records import DERIVATION, State, columns, current, storable
 from cataloger.validation import problems
+from cataloger.webhooks import wanting
 from emporter_contracts.jobs import JobStatus
 from emporter_contracts.plans import ManifestObject
 
@@ -36,6 +38,21 @@ class Writer:
         """List a fact; whether it was not listed before."""
         values = {name: getattr(fact, name) for name in Event.__mapper__.columns.keys()}  # noqa: SIM118  # no dict
         return await self._create(Event, values | {"data": storable(fact.data)})
+
+    async def source_of(self, job: str) -> str:
+        """The source of a job, empty where the job is not known."""
+        return (await self._session.execute(select(Job.source).where(Job.id == job))).scalar_one_or_none() or ""
+
+    async def tell(self, fact: Fact, source: str, *, also: Sequence[str] = ()) -> None:
+        """Have a fact told to every subscription that wants it, and to `also`."""
+        about = {"source": source, "job": fact.job, "volume": fact.volume, "state": fact.data.get("state")}
+        to = [*await wanting(self._session, fact.type, about), *also]
+        body = storable(cloud_event_of(fact, source))
+        now = datetime.now(UTC)
+        for name in to:
+            row = {"webhook": name, "event": fact.id, "body": body, "state": "pending", "tries": 0, "error": ""}
+            insert = self._insert(DeliveryRow).values(**row, next_try=now, created_at=now)
+            await self._session.execute(insert.on_conflict_do_nothing())
 
     async def open(self, heard: JobStatus) -> Job:
         """The row of a job, locked; made from `heard`, as a job without a state of its own yet, where there is none."""

@@ -1,0 +1,219 @@
+"""Who is told what, however often it takes: one suite on both databases, against real receivers."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import update
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.routing import Route
+
+from cataloger.errors import NotInCatalogError
+from cataloger.intake import Intake
+from cataloger.models import Delivery
+from cataloger.openlineage import Backend, LineageSender
+from cataloger.testing_builders import JOB, a_status
+from cataloger.testing_world import World
+from cataloger.webhooks import LINEAGE, RETRY_AFTER, Post, Sender, Subscription, Webhooks
+from emporter_contracts.events import LevelComplete
+from emporter_runtime.health import serving
+
+
+class Receiver:
+    """Answers as it is told, and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict, bytes]] = []
+        self.answer = 200
+        self.held: asyncio.Event | None = None
+
+    async def take(self, request):
+        self.got.append((dict(request.headers), await request.body()))
+        if self.held is not None:
+            await self.held.wait()
+        return RedirectResponse("http://127.0.0.1:1/") if self.answer == 307 else PlainTextResponse("", self.answer)
+
+    @asynccontextmanager
+    async def up(self):
+        app = Starlette(routes=[Route("/hook", self.take, methods=["POST"])])
+        async with serving(app, "127.0.0.1", 0) as port:
+            yield f"http://127.0.0.1:{port}/hook"
+
+
+class WebhookSuite:
+    @pytest.fixture
+    def hooks(self, world):
+        return Webhooks(world.database)
+
+    @pytest.fixture
+    async def sender(self, world):
+        post = Post(allow_private=True)
+        yield Sender(world.database, post)
+        await post.close()
+
+    async def due_now(self, world: World) -> None:
+        async with world.database.writing() as session:
+            await session.execute(update(Delivery).values(next_try=datetime.now(UTC) - timedelta(seconds=1)))
+
+    async def test_an_event_is_told_signed_and_once(self, world, hooks, sender):
+        receiver = Receiver()
+        async with receiver.up() as url:
+            hook = await hooks.subscribe(Subscription(url=url, types=("io.emporter.volume_complete.v1",)))
+            event = await world.finished()
+            await world.hear(a_status(), event, event)
+            await sender.send_due()
+            await sender.send_due()
+        [(headers, body)] = receiver.got
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        key = base64.b64decode(hook["secret"].removeprefix("whsec_"))
+        assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        told = json.loads(body)
+        assert (told["specversion"], told["type"], told["subject"]) == ("1.0", "io.emporter.volume_complete.v1", JOB)
+        assert (told["id"], told["data"]["source"]) == (headers["webhook-id"], "epfl")
+
+    async def test_of_a_jobs_states_those_that_move_it_are_told(self, world, hooks):
+        hook = await hooks.subscribe(Subscription(url="http://receiver.example/"))
+        for version, state in enumerate(["pending", "processing", "processing", "processing", "failed"], 1):
+            await world.hear(a_status(state, version=version))
+        told = [d["body"]["data"]["state"] for d in await hooks.deliveries(hook["id"], None, 100)]
+        assert sorted(told) == ["failed", "pending", "processing"]
+
+    @pytest.mark.parametrize(
+        ("wanted", "told"),
+        [
+            ({"source": "epfl"}, True), ({"source": "idr"}, False), ({"job": JOB}, True), ({"volume": "x"}, False),
+            ({"state": "failed"}, False), ({"state": "pending"}, True),
+        ],
+    )  # fmt: skip
+    async def test_a_filter_says_what_is_told(self, world, hooks, wanted, told):
+        hook = await hooks.subscribe(Subscription(url="http://receiver.example/", filter=wanted))
+        await world.hear(a_status("pending"))
+        assert bool(await hooks.deliveries(hook["id"], None, 10)) is told
+
+    @pytest.mark.parametrize("answer", [500, 404, 307])
+    async def test_a_receiver_that_refuses_is_told_again_later_and_in_order(self, world, hooks, sender, answer):
+        receiver = Receiver()
+        receiver.answer = answer
+        async with receiver.up() as url:
+            hook = await hooks.subscribe(Subscription(url=url))
+            await world.hear(a_status("pending"), a_status("processing", version=2))
+            await sender.send_due()
+            (first,) = [d for d in await hooks.deliveries(hook["id"], "pending", 10) if d["tries"]]
+            assert (first["tries"], first["error"]) == (1, f"the receiver answered {answer}")
+            assert len(receiver.got) == 1
+            receiver.answer = 204
+            await self.due_now(world)
+            await sender.send_due()
+            assert [json.loads(body)["data"]["state"] for _, body in receiver.got] == ["pending", "pending", "processing"]
+            assert await hooks.deliveries(hook["id"], "pending", 10) == []
+
+    async def test_a_receiver_that_never_answers_well_ends_in_a_dead_letter_that_can_be_sent_again(self, world, hooks, sender):
+        receiver = Receiver()
+        receiver.answer = 503
+        async with receiver.up() as url:
+            hook = await hooks.subscribe(Subscription(url=url))
+            await world.hear(a_status())
+            for _ in range(len(RETRY_AFTER) + 1):
+                await self.due_now(world)
+                await sender.send_due()
+            [dead] = await hooks.deliveries(hook["id"], "dead", 10)
+            assert dead["tries"] == len(RETRY_AFTER) + 1
+            await self.due_now(world)
+            await sender.send_due()
+            assert len(receiver.got) == len(RETRY_AFTER) + 1
+            receiver.answer = 200
+            assert await hooks.retry(hook["id"]) == 1
+            await sender.send_due()
+            assert await hooks.deliveries(hook["id"], "dead", 10) == []
+
+    async def test_a_receiver_that_hangs_keeps_only_itself_waiting(self, world, hooks, sender):
+        slow, quick = Receiver(), Receiver()
+        slow.held = asyncio.Event()
+        async with slow.up() as slow_url, quick.up() as quick_url:
+            await hooks.subscribe(Subscription(url=slow_url))
+            await hooks.subscribe(Subscription(url=quick_url))
+            await world.hear(a_status())
+            sending = asyncio.create_task(sender.send_due())
+            while not (quick.got and slow.got):
+                await asyncio.sleep(0.01)
+            await world.hear(a_status("processing", version=2))
+            while len(quick.got) < 2:
+                await sender.start_due()
+                await asyncio.sleep(0.01)
+            assert len(slow.got) == 1
+            slow.held.set()
+            await sending
+
+    async def test_a_private_address_is_not_told(self, world, hooks):
+        receiver = Receiver()
+        post = Post(allow_private=False)
+        async with receiver.up() as url:
+            for address in (url, url.replace("127.0.0.1", "localhost"), url.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
+                await hooks.subscribe(Subscription(url=address))
+            await world.hear(a_status())
+            await Sender(world.database, post).send_due()
+        await post.close()
+        assert receiver.got == []
+        for hook in await hooks.all():
+            [delivery] = await hooks.deliveries(hook["id"], None, 10)
+            assert "no public address" in delivery["error"]
+
+    async def test_an_ended_subscription_is_told_nothing_more(self, world, hooks):
+        hook = await hooks.subscribe(Subscription(url="http://receiver.example/"))
+        await world.hear(a_status())
+        await hooks.unsubscribe(hook["id"])
+        assert await hooks.all() == []
+        for call in (hooks.unsubscribe(hook["id"]), hooks.deliveries(hook["id"], None, 1), hooks.retry(hook["id"])):
+            with pytest.raises(NotInCatalogError):
+                await call
+
+    async def test_events_without_a_volume_of_their_own_are_told_too(self, world, hooks):
+        hook = await hooks.subscribe(Subscription(url="http://receiver.example/", types=("io.emporter.level_complete.v1",)))
+        await world.hear(a_status(), LevelComplete(job=JOB, revision=1, generation=1, volume=JOB, level=0))
+        [delivery] = await hooks.deliveries(hook["id"], None, 10)
+        assert delivery["body"]["data"]["source"] == "epfl"
+
+    async def test_runs_are_told_to_openlineage_in_a_file(self, world, tmp_path):
+        file = tmp_path / "lineage.jsonl"
+        backend = Backend("", file)
+        world.intake = Intake(world.database, world.objects, world.feed, states_also_to=[LINEAGE])
+        await world.hear(a_status(), a_status("processing", version=2), await world.finished())
+        await world.hear(a_status("complete", version=9, volumes=(JOB,), committed=(JOB,)))
+        await Sender(world.database, Post(allow_private=True), LineageSender(world.database, backend)).send_due()
+        told = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [e["eventType"] for e in told] == ["START", "COMPLETE"]
+        assert told[-1]["outputs"][0]["name"] == f"{JOB}@r1"
+
+
+class TestWebhooksOnSqlite(WebhookSuite):
+    @pytest.fixture
+    async def world(self, sqlite):
+        return World(sqlite)
+
+
+class TestWebhooksOnPostgres(WebhookSuite):
+    @pytest.fixture
+    async def world(self, postgres):
+        return World(postgres)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"url": "ftp://x/"},
+        {"url": "http://user:pw@x/"},
+        {"url": "x"},
+        {"url": "http://x/", "filter": {"colour": "red"}},
+        {"url": "http://" + "x" * 3000},
+    ],
+)
+def test_a_subscription_that_makes_no_sense_is_refused(asked):
+    with pytest.raises(ValidationError):
+        Subscription.model_validate(asked)
