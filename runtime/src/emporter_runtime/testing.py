@@ -41,18 +41,18 @@ def s3_server(folder: Path) -> Iterator[StoreSettings]:
     The keys are also in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY meanwhile: TensorStore takes them from nowhere else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    server, port = _started(folder)
+    server, ports = _started(folder)
     try:
         with _environment(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY):
             yield StoreSettings(
                 store_url="s3://",
-                s3_endpoint=f"http://127.0.0.1:{port}",
+                s3_endpoint=f"http://127.0.0.1:{ports['s3']}",
                 s3_access_key=ACCESS_KEY,
                 s3_secret_key=SecretStr(SECRET_KEY),
                 store_disk=folder,
             )
     finally:
-        _end(server)
+        _end(server, ports)
 
 
 def file_store(folder: Path) -> StoreSettings:
@@ -61,14 +61,14 @@ def file_store(folder: Path) -> StoreSettings:
     return StoreSettings(store_url=f"file://{folder.resolve()}")
 
 
-def _started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _started(folder: Path) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
     log = folder / "server.log"
     for _ in range(STARTS):
         ports = _free_ports()
         server = _spawn(folder, ports, log)
         if _answers(server, ports["s3"]):
-            return server, ports["s3"]
-        _end(server)
+            return server, ports
+        _end(server, ports)
     raise ServerDidNotStartError(f"no S3 server after {STARTS} starts:\n{log.read_text()[-2000:]}")
 
 
@@ -153,13 +153,19 @@ def _status(port: int, path: str) -> int:
         connection.close()
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end(server: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
     server.terminate()
     try:
         server.wait(5)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+    for port in ports.values():  # the server makes these in /tmp whatever TMPDIR says, and leaves them
+        for left in (
+            *Path("/tmp").glob(f"seaweedfs-*-{port + GRPC_OFFSET}.sock"),
+            *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+        ):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
