@@ -18,9 +18,10 @@ from emporter_readers.chunked.values import Shape, chunk_of, named_dtype, number
 from emporter_readers.errors import CorruptObjectError, UnsupportedContentError
 
 INFO = "info"
-ENCODINGS = frozenset({"raw", "jpeg", "png", "compressed_segmentation"})
+ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 AXES = ("c", "z", "y", "x")
 MOST_SCALES = 64
+MOST_CHANNELS = 2**16
 ENCODED_SHARE = 4
 """Times its voxels that an encoded chunk may be: compressed segmentation of noise needs twice."""
 
@@ -55,78 +56,101 @@ def scale_of(folder: str, document: Document, number: int) -> Scale:
     if not isinstance(said, dict):
         raise CorruptObjectError(f"{name}: scale {number} is {str(said)[:50]}")
     dtype = named_dtype(required(document, "data_type", name), name)
-    channels = document.get("num_channels", 1)
-    if not isinstance(channels, int) or isinstance(channels, bool) or not 1 <= channels <= 2**16:
-        raise CorruptObjectError(f"{name}: num_channels is {str(channels)[:50]}")
-    size = _three(shape_of(required(said, "size", name), name, "size"), name, "size")
-    offset = numbers(said.get("voxel_offset", [0, 0, 0]), 3)
-    if offset is None or any(v != int(v) or abs(v) >= 2**31 for v in offset):
-        raise CorruptObjectError(f"{name}: voxel_offset is {str(said.get('voxel_offset'))[:50]}")
-    begin = (int(offset[0]), int(offset[1]), int(offset[2]))
-    sizes = required(said, "chunk_sizes", name)
-    chunk = chunk_of([*(sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], list) else []), channels],
-                     (*size, channels), dtype, name, "chunk_sizes")  # fmt: skip
+    grid = _grid(document, said, dtype, name)
     key = under(folder, _text(required(said, "key", name), name))
     if key.startswith(".."):
         raise UnsupportedContentError(f"{name}: scale {number} lies outside of its folder", hint="ingest that folder")
-    encoding = said.get("encoding")
-    if encoding not in ENCODINGS:
-        raise UnsupportedContentError(f"{name}: encoding {str(encoding)[:50]!r}", hint=f"read are {', '.join(sorted(ENCODINGS))}")
-
-    def coordinates(cell: Cell, at: tuple[int, int, int]) -> str:
-        first = [c * n for c, n in zip(reversed(cell[1:]), chunk, strict=False)]
-        return "_".join(f"{a + o}-{min(a + n, s) + o}" for a, n, s, o in zip(first, chunk, size, at, strict=False))
-
-    plain = Single(lambda cell: f"{key}/{coordinates(cell, begin)}")
-    layout, unpack = _layout(
-        said.get("sharding"), key, size, chunk, plain, ENCODED_SHARE * math.prod(chunk) * dtype.itemsize, name
-    )
+    if said.get("encoding") not in ENCODINGS:
+        raise UnsupportedContentError(
+            f"{name}: encoding {str(said.get('encoding'))[:50]!r}", hint=f"read are {', '.join(ENCODINGS)}"
+        )
+    plain = Single(lambda cell: f"{key}/{grid.coordinates(cell, grid.begin)}")
+    layout, unpack = _layout(said.get("sharding"), key, grid, plain, ENCODED_SHARE * grid.chunk_voxels * dtype.itemsize, name)
     array = StoredArray(
         path=key,
-        shape=(channels, *reversed(size)),
-        chunk=tuple(reversed(chunk)),
+        shape=(grid.channels, *reversed(grid.size)),
+        chunk=(grid.channels, *reversed(grid.chunk)),
         dtype=dtype,
         driver="neuroglancer_precomputed",
         layout=layout,
         document_name=INFO,
-        document=_plain(document, said, size, chunk),
-        key_of=lambda cell: f"0/{coordinates(cell, (0, 0, 0))}",
+        document=_plain(document, said, grid),
+        key_of=lambda cell: f"0/{grid.coordinates(cell, (0, 0, 0))}",
         axes=AXES,
         fastest_first=True,
         unpack=unpack,
         caveats=_lossy(said),
-        attributes={},
         said={name: document},
     )
     resolution = numbers(said.get("resolution"), 3)
-    return Scale(array, (begin[2], begin[1], begin[0]), None if resolution is None else resolution[::-1])
+    x, y, z = grid.begin
+    return Scale(array, (z, y, x), None if resolution is None else resolution[::-1])
 
 
-def _layout(
-    sharding: Any, key: str, size: Shape, chunk: Shape, plain: Single, most: int, name: str
-) -> tuple[Layout, Unpack | None]:
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Of one scale, x, y, z."""
+
+    size: Shape
+    begin: tuple[int, int, int]
+    chunk: Shape
+    channels: int
+
+    @property
+    def chunk_voxels(self) -> int:
+        return math.prod(self.chunk) * self.channels
+
+    @property
+    def chunks(self) -> tuple[int, int, int]:
+        x, y, z = (-(-n // c) for n, c in zip(self.size, self.chunk, strict=True))
+        return (x, y, z)
+
+    def coordinates(self, cell: Cell, begin: tuple[int, int, int]) -> str:
+        """The name of a chunk where the volume begins at `begin`."""
+        first = [c * n for c, n in zip(reversed(cell[1:]), self.chunk, strict=True)]
+        edges = zip(first, self.chunk, self.size, begin, strict=True)
+        return "_".join(f"{a + o}-{min(a + n, s) + o}" for a, n, s, o in edges)
+
+
+def _grid(document: Document, said: Document, dtype: Any, name: str) -> _Grid:
+    channels = document.get("num_channels", 1)
+    if not isinstance(channels, int) or isinstance(channels, bool) or not 1 <= channels <= MOST_CHANNELS:
+        raise CorruptObjectError(f"{name}: num_channels is {str(channels)[:50]}")
+    size = shape_of(required(said, "size", name), name, "size")
+    offset = numbers(said.get("voxel_offset", [0, 0, 0]), 3)
+    if len(size) != 3 or offset is None or any(v != int(v) or abs(v) >= 2**31 for v in offset):
+        raise CorruptObjectError(f"{name}: size {list(size)[:5]} at voxel_offset {str(said.get('voxel_offset'))[:50]}")
+    sizes = required(said, "chunk_sizes", name)
+    first = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], list) else None
+    chunk = chunk_of([*(first or []), channels], (*size, channels), dtype, name, "chunk_sizes")
+    return _Grid(size, (int(offset[0]), int(offset[1]), int(offset[2])), chunk[:3], channels)
+
+
+def _layout(sharding: Any, key: str, grid: _Grid, plain: Single, most: int, name: str) -> tuple[Layout, Unpack | None]:
     if sharding is None:
         return plain, None
     spec = ShardSpec.parsed(sharding, name)
-    grid = tuple(-(-n // c) for n, c in zip(size, chunk, strict=False))
-    return ShardedChunks(spec, key, (grid[0], grid[1], grid[2]), plain), inflating("gzip", most) if spec.data_gzipped else None
+    return ShardedChunks(spec, key, grid.chunks, plain), inflating("gzip", most) if spec.data_gzipped else None
 
 
-def _plain(document: Document, said: Document, size: tuple[int, ...], chunk: tuple[int, ...]) -> Document:
+def _plain(document: Document, said: Document, grid: _Grid) -> Document:
     """The `info` of this scale alone, without shards, beginning at 0."""
     scale = {k: v for k, v in said.items() if k in ("encoding", "compressed_segmentation_block_size")}
     scale |= {
         "key": "0",
-        "size": list(size),
+        "size": list(grid.size),
         "voxel_offset": [0, 0, 0],
-        "chunk_sizes": [list(chunk[:3])],
+        "chunk_sizes": [list(grid.chunk)],
         "resolution": [1, 1, 1],
     }
     kind = document.get("type") if document.get("type") in ("image", "segmentation") else "image"
     return {
-        "@type": "neuroglancer_multiscale_volume", "type": kind, "data_type": document["data_type"], "num_channels": chunk[3],
+        "@type": "neuroglancer_multiscale_volume",
+        "type": kind,
+        "data_type": document["data_type"],
+        "num_channels": grid.channels,
         "scales": [scale],
-    }  # fmt: skip
+    }
 
 
 def _lossy(said: Document) -> tuple[Caveat, ...]:
@@ -135,12 +159,6 @@ def _lossy(said: Document) -> tuple[Caveat, ...]:
     quality = said.get("jpeg_quality")
     of = f" of quality {quality}" if isinstance(quality, int) else ""
     return (Caveat(code="lossy", evidence=f"the archive stores JPEG{of}: voxels are the decoder's, not the microscope's"),)
-
-
-def _three(value: tuple[int, ...], name: str, what: str) -> tuple[int, ...]:
-    if len(value) != 3:
-        raise CorruptObjectError(f"{name}: {what} has {len(value)} numbers, not x, y, z")
-    return value
 
 
 def _text(value: Any, name: str) -> str:
