@@ -161,6 +161,8 @@ class Collector:
             named: list[PlannedObject | ManifestObject] = list(manifest.objects) if manifest else []
             if run.ended is None or run.ended.state != JobState.COMPLETE:
                 named += list(run.plan.objects) if run.plan else []
+                # Members of an uploaded archive are copied from it until the run is complete; their URL names it.
+                uploads |= {o.url[6:].split("/", 1)[0] for o in named if o.url.startswith("inbox:")}
             for obj in named:
                 if isinstance(obj.location, Segments):
                     origins.add(obj.location.origin)

@@ -54,6 +54,8 @@ class FetcherSettings(Settings):
     """A node of a DVID server that has the same voxels."""
     hemibrain_connections: Annotated[int, Field(ge=1, le=256)] = 16
     """Chunks fetched at once."""
+    unpacked_bytes: Annotated[int, Field(ge=1)] = 2**40
+    """Bytes that the files of one .zip, .tar, .gz or .bz2 may have in all."""
     segments_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
     """Segments of 64 MiB a process holds in memory at once, over all sources."""
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4

@@ -33,7 +33,7 @@ class Group:
         """What tells it from other groups: its folder, and its names up to where they begin to differ."""
         pure = PurePosixPath(self.paths[0])
         stems = [PurePosixPath(path).stem for path in self.paths]
-        common = os.path.commonprefix(stems)
+        common = os.path.commonprefix(stems)  # noqa: RUF071  # by characters is what is meant
         stem = common if len(stems) == 1 else common.rstrip("0123456789")
         return "-".join(filter(None, (*pure.parent.parts, stem.strip("_- ."))))
 

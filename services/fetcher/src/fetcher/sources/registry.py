@@ -15,6 +15,7 @@ from fetcher.sources.hemibrain import HemibrainSource
 from fetcher.sources.idr import IdrSource
 from fetcher.sources.inbox import InboxSource
 from fetcher.sources.openorganelle import OpenOrganelleSource
+from fetcher.sources.packed import PackedSource, elsewhere, in_file_root, in_inbox
 from fetcher.sources.protocol import Source
 from fetcher.sources.url import UrlSource
 
@@ -23,9 +24,9 @@ def all_sources(settings: FetcherSettings, objects: Objects) -> dict[str, Source
     """Raises NotProvisionedError where the bus has other sources than these: a command would wait for ever."""
     gate = Gate(settings.segments_in_flight * SEGMENT_BYTES)
     made: tuple[Source, ...] = (
-        InboxSource(objects, gate, settings.connections_per_host),
-        FileRootSource(settings.file_roots, gate),
-        UrlSource(settings, gate),
+        PackedSource(InboxSource(objects, gate, settings.connections_per_host), in_inbox, settings.unpacked_bytes),
+        PackedSource(FileRootSource(settings.file_roots, gate), in_file_root, settings.unpacked_bytes),
+        PackedSource(UrlSource(settings, gate), elsewhere, settings.unpacked_bytes),
         EpflSource(settings, gate),
         IdrSource(settings, gate),
         EmpiarSource(settings, gate),
