@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.ngff import create_arrays
+from converter.reading import pieces
 from converter.shards import ABSENT
 from converter.testing import Run, a_run, never, tasks, tissue
-from converter.writing import fused_until, pieces, write_pass, write_task
+from converter.writing import fused_until, write_pass, write_task
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
 from emporter_contracts.events import ShardWritten

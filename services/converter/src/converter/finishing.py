@@ -9,6 +9,7 @@ from typing import Any
 
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
+from converter.reading import Stop
 from converter.recording import (
     compared_in_full,
     digests_document,
@@ -25,8 +26,6 @@ from emporter_contracts.records import MetadataRecord, Quality
 from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
-
-Stop = Callable[[], None]
 
 
 def finish_volume(

@@ -9,8 +9,8 @@ from emporter_contracts.geometry import Shape3
 
 MIB = 2**20
 BASE_BYTES = 224 * MIB
-"""Resident before the first voxel and never given back: interpreter and libraries 110 MiB, the rest is what threads, connections,
-page headers and the allocator's fragments came to in the runs of tests/bench. Measure again when a large library is added."""
+"""Kept out of plans. Interpreter and libraries are 110 MiB; over nine kinds of volume a process held 0 to 160 MiB more than its
+plan and nothing else said. Measure again when a large library is added: peak of a process less `Pass.memory`."""
 THREADS = 2
 """That read, and as many that encode, in one task. Both release the GIL; a converter is scaled by processes, not by threads."""
 BANDS = 2

@@ -17,7 +17,7 @@ SMALL_TASK_BYTES = 256 * 2**20
 """A task this small, about a second's work, is never cut further to make more of them."""
 TASK_BYTES = 2 * 2**30
 """Wanted of one task of a large volume: at 50 to 300 MB/s it takes 7 to 40 s, and that is what a killed worker loses."""
-MIN_TASKS = 16
+MIN_TASKS = 8
 """Wanted of a level that is large enough, so that several workers share it and its bar moves."""
 MAX_TASKS = 50_000
 """Of one level: each is a command and an entry in the ledger."""

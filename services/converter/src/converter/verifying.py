@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
+from converter.memory import THREADS
+from converter.reading import Reading, Stop
 from converter.recomputing import recomputed
 from converter.statistics import counter
 from converter.stored import StoredLevel, shard_written
@@ -34,7 +36,6 @@ from emporter_contracts.records import Statistics
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
 
-Stop = Callable[[], None]
 Shards = Mapping[tuple[int, int], tuple[ShardWritten, ...]]
 Voxels = NDArray[Any]
 
@@ -44,6 +45,8 @@ SAMPLE_EDGE = 64
 """Voxels along y and x of a sample box, and along z where the source is not made of pages."""
 SAMPLE_PAGES = 4
 """Pages a sample box takes of a source that is made of pages: each is decoded whole."""
+DECODED = 3
+"""Shards held by each thread of the ordered pass beside the slabs: as it came, as the decoder was given it, as it was decoded."""
 BOX_VOXELS = 2**19
 """Of an upper level compared at once when all of it is: the judge holds each voxel below it as 64 bits or a Python number."""
 AGAIN = "convert again with --force; if it happens again, the store or this machine's memory is at fault"
@@ -102,7 +105,7 @@ def look_through(
     level = StoredLevel(objects, plan, revision, 0, checks.look)
     digest, counts = hashlib.sha256(), counter(level.dtype)
     size = 0
-    with ThreadPoolExecutor(3, "look") as pool:
+    with ThreadPoolExecutor(THREADS + 1, "look") as pool:
         try:
             for voxels in _ordered(level, memory, pool, stop):
                 little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
@@ -120,24 +123,22 @@ def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: St
     """The voxels of a level in C order, slab after slab, the next one read while one is looked at."""
     boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
 
-    def read(box: Box) -> Voxels:
-        stop()
-        return level.read(box)
-
-    coming: Future[Voxels] = pool.submit(read, boxes[0])
+    coming = Reading(level, boxes[0], level.dtype, pool, stop)
     for n in range(len(boxes)):
         voxels = coming.result()
         if n + 1 < len(boxes):
-            coming = pool.submit(read, boxes[n + 1])
+            coming = Reading(level, boxes[n + 1], level.dtype, pool, stop)
         yield voxels
         del voxels
 
 
 def ordered_boxes(shape: Shape3, shard: Shape3, itemsize: int, memory: int) -> Iterator[Box]:
-    """Boxes that follow one another in C order, three of which fit `memory` bytes: slabs of a shard's depth, else thinner ones
-    (whose shards are then decoded more than once), else rows of one plane.
+    """Boxes that follow one another in C order, two of which fit `memory` bytes beside the shards that are decoded: slabs of a
+    shard's depth, else thinner ones (whose shards are then decoded more than once), else rows of one plane.
     """
-    wanted = max(1, memory // 3 // itemsize)
+    decoding = DECODED * (THREADS + 1) * math.prod(shard) * itemsize
+    # A quarter at least: shards that somebody asked for may be larger than all of it.
+    wanted = max(1, max(memory - decoding, memory // 4) // 2 // itemsize)
     plane = shape[1] * shape[2]
     if plane <= wanted:
         depth = min(shard[0], wanted // plane)

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.downsampling import halved_shape, halving
-from converter.memory import PIECE_BYTES, THREADS, readers_of
+from converter.memory import THREADS, readers_of
+from converter.reading import Reading, Stop, all_of
 from converter.shards import ShardCodec, shard_index
 from converter.stored import shard_written, source_of
 from emporter_contracts import storage
 from emporter_contracts.events import ShardWritten
-from emporter_contracts.geometry import Box, Index3, Shape3
+from emporter_contracts.geometry import Box, Index3
 from emporter_contracts.plans import FetchPlan, Manifest, VolumePlan
-from emporter_readers.array import RegionReader
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
-
-Stop = Callable[[], None]
-"""Raises once the work is no longer wanted."""
 
 
 def write_task(
@@ -77,16 +74,6 @@ def fused_until(plan: VolumePlan, level: int) -> int:
     return level
 
 
-def pieces(box: Box, cell: Shape3, offset: Index3, voxels: int) -> Iterator[Box]:
-    """`box` cut along cells of a source, laid from `-offset`, about `voxels` each: no cell is in two pieces of one box."""
-    shape = list(cell)
-    for axis in (2, 1, 0):
-        while shape[axis] < box.shape[axis] and 2 * shape[0] * shape[1] * shape[2] <= voxels:
-            shape[axis] *= 2
-    for piece in box.moved(offset).tiles((shape[0], shape[1], shape[2])):
-        yield piece.moved((-offset[0], -offset[1], -offset[2]))
-
-
 class _Task:
     """One pass over one box."""
 
@@ -130,25 +117,15 @@ class _Task:
         made_of = math.prod(self._plan.levels[base].factor) if base else 1
         return readers_of(cell.size * made_of * self._reader.dtype.itemsize)
 
-    def _read(self, band: Box, readers: ThreadPoolExecutor) -> _Band:
-        """Begin to read a band."""
-        voxels = np.empty(band.shape, self._codecs[self._levels[0]].dtype)
-        z, y, x = (-a for a in band.start)
-
-        def read(piece: Box) -> None:
-            self._stop()
-            voxels[piece.moved((z, y, x)).slices()] = self._reader.read(piece)
-
-        offset = self._reader.region.start if isinstance(self._reader, RegionReader) else (0, 0, 0)
-        parts = pieces(band, self._reader.native.cell, offset, PIECE_BYTES // voxels.itemsize)
-        return _Band(voxels, [readers.submit(read, piece) for piece in parts])
+    def _read(self, band: Box, readers: ThreadPoolExecutor) -> Reading:
+        return Reading(self._reader, band, self._codecs[self._levels[0]].dtype, readers, self._stop)
 
     def _encode(self, band: Box, voxels: NDArray[Any], encoders: ThreadPoolExecutor) -> None:
         """Make shards of a band; returns when all of it is stored, so that its memory can go."""
         level = self._levels[0]
         z, y, x = (-a for a in band.start)
         tiles = band.tiles(self._plan.levels[level].shard)
-        _all_of([encoders.submit(self._shard, level, t, voxels[t.moved((z, y, x)).slices()]) for t in tiles])
+        all_of([encoders.submit(self._shard, level, t, voxels[t.moved((z, y, x)).slices()]) for t in tiles])
 
     def _shard(self, level: int, box: Box, voxels: NDArray[Any]) -> None:
         """Store one shard, halve it into the level above, and store what that completes."""
@@ -166,18 +143,6 @@ class _Task:
         above = Box.at((start[0], start[1], start[2]), halved_shape(box.shape, factor))
         for whole, complete in self._growing[level + 1].add(above, self._halve(voxels, factor)):
             self._shard(level + 1, whole, complete)
-
-
-class _Band:
-    """Voxels that are being read."""
-
-    def __init__(self, voxels: NDArray[Any], parts: list[Future[None]]) -> None:
-        self._voxels = voxels
-        self._parts = parts
-
-    def result(self) -> NDArray[Any]:
-        _all_of(self._parts)
-        return self._voxels
 
 
 class _Growing:
@@ -220,10 +185,3 @@ class _Growing:
 
 def _minus(index: Index3) -> Index3:
     return (-index[0], -index[1], -index[2])
-
-
-def _all_of(futures: list[Future[None]]) -> None:
-    """Wait for all, or for the first error, which is raised."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
