@@ -54,6 +54,7 @@ check-imports: install
 
 check-schemas: install
 	$(BIN)/python -m emporter_contracts.export --check
+	$(BIN)/python -m cataloger.api.graphql --check
 	$(BIN)/python -m emporter_runtime.natsconf | diff deploy/nats/nats.conf -
 
 check-yaml: install
@@ -65,6 +66,7 @@ fmt: install ## format, and mend what can be mended
 
 schemas: install ## write contracts/schemas from the contracts
 	$(BIN)/python -m emporter_contracts.export
+	$(BIN)/python -m cataloger.api.graphql
 
 bench: install ## measure, and write docs/benchmarks.md
 	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi

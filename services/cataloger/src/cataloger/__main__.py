@@ -1,4 +1,4 @@
-"""`python -m cataloger [serve | migrate | rebuild]`: settings from the environment, then the work."""
+"""`python -m cataloger [serve | migrate | rebuild | consolidate DIR]`: settings from the environment, then the work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from cataloger.app import serve
+from cataloger.consolidating import consolidate, write
+from cataloger.curation import Curation
 from cataloger.database import Database, migrated
 from cataloger.rebuild import rebuild
 from cataloger.repository import rederive
@@ -41,12 +46,52 @@ async def rebuild_from_store(settings: CatalogerSettings) -> None:
     log.info("rebuilt", **asdict(found))
 
 
+def consolidation(arguments: argparse.Namespace) -> int:
+    """Exit 0 when every file read is valid, 1 when one is not, 2 where there is no such folder."""
+    folder = arguments.folder
+    if not folder.is_dir():
+        sys.stderr.write(f"{folder} is no folder\n")
+        return 2
+    found = consolidate(folder, legacy=arguments.legacy)
+    for path in write(found, arguments.output or folder, datetime.now(UTC)):
+        sys.stdout.write(f"{path}\n")
+    checked = len(found.records) + len(found.invalid)
+    sys.stdout.write(f"{len(found.records)} of {checked} valid, {len(found.skipped)} files left out\n")
+    if arguments.into_catalog:
+        code = run_service("cataloger", CatalogerSettings, lambda settings: import_records(settings, found.records))
+        if code:
+            return code
+    return 1 if found.invalid else 0
+
+
+async def import_records(settings: CatalogerSettings, records: list[dict[str, Any]]) -> None:
+    """Enter consolidated records into the catalog; volumes our own jobs made are left as they are."""
+    database = Database.open(settings.database_url)
+    try:
+        await migrated(database)
+        curation = Curation(database, Objects.open(settings))
+        taken = [await curation.take(record) for record in records]
+    finally:
+        await database.close()
+    log.info("imported", taken=sum(taken), left=len(taken) - sum(taken))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes as `run_service` gives them."""
+    """Exit codes as `run_service` and `consolidation` give them."""
     parser = argparse.ArgumentParser(prog="python -m cataloger", description="The catalog of Emporter.")
     works = {"serve": serve, "migrate": migrate, "rebuild": rebuild_from_store}
-    parser.add_argument("work", nargs="?", choices=works, default="serve", help="default: serve")
-    return run_service("cataloger", CatalogerSettings, works[parser.parse_args(arguments).work])
+    commands = parser.add_subparsers(dest="work", metavar="serve | migrate | rebuild | consolidate")
+    for name, work in works.items():
+        commands.add_parser(name, help=(work.__doc__ or "").split("\n", 1)[0])
+    files = commands.add_parser("consolidate", help="one catalog of metadata files written by earlier tools")
+    files.add_argument("folder", type=Path, metavar="DIR")
+    files.add_argument("--legacy", action="store_true", help="read files older than version 2.0 too")
+    files.add_argument("--output", type=Path, metavar="DIR", help="where catalog, report and log go; default: the same folder")
+    files.add_argument("--import", dest="into_catalog", action="store_true", help="enter the valid records into the catalog")
+    chosen = parser.parse_args(arguments)
+    if chosen.work == "consolidate":
+        return consolidation(chosen)
+    return run_service("cataloger", CatalogerSettings, works[chosen.work or "serve"])
 
 
 if __name__ == "__main__":

@@ -118,6 +118,19 @@ class Curation:
             await self._keep(record)
         return record
 
+    async def take(self, record: Document) -> bool:
+        """Enter a whole record, or put it in the place of one entered before; False where a job of ours made that volume."""
+        known = checked(record)
+        async with self._database.writing() as session:
+            row = await locked_revision(session, known["volume"], 1)
+            if (row is not None and not row.external) or (
+                row is None and await find_volume(session, known["volume"]) is not None
+            ):
+                return False
+            await Writer(session).put_external(known)
+            await self._keep(known)
+        return True
+
     async def restore(self) -> int:
         """Take in what the store keeps of all this; how much of it can't be read."""
         unreadable = 0

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from cataloger import batches, listing
+from cataloger import batches, citations, listing
 from cataloger.database import Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
 from cataloger.facets import WholeCatalog, count_some, narrows
@@ -109,6 +109,16 @@ class Catalog:
         """What was made of a file of an archive. Raises InvalidQueryError."""
         async with self._database.reading() as session:
             return await came_of(session, sha256, url)
+
+    async def citation(self, ref: VolumeRef) -> list[Document]:
+        """How to cite a volume: CSL items. Raises NotInCatalogError."""
+        return citations.items([await self.record(ref)])
+
+    async def citations(self, query: CatalogQuery) -> list[Document]:
+        """How to cite the volumes of a page of a list: CSL items, each publication once."""
+        page = await self.volumes(query)
+        found = await self.records_by_ref([(row["volume"], row["revision"]) for row in page.items])
+        return citations.items([record for record in found if record is not None])
 
     async def jobs(self, query: CatalogQuery) -> Page:
         """The last state of the jobs a query asks for."""

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from cataloger.api import stream, tables
 from cataloger.api.parameters import VolumeFilters, VolumeList
-from cataloger.errors import AlreadyThereError, NotAuthorizedError, NotInCatalogError, WriteRefusedError
+from cataloger.citations import MEDIA_TYPES, Format, written
+from cataloger.errors import AlreadyThereError, InvalidQueryError, NotAuthorizedError, NotInCatalogError, WriteRefusedError
 from cataloger.feed import Feed
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
@@ -51,6 +52,7 @@ def build(
     _problems(app)
     _volumes(app, catalog, removals)
     _lineage(app, catalog)
+    _citations(app, catalog)
     _jobs(app, catalog, feed, keep_alive)
     _tables(app, catalog)
     for add in more:
@@ -97,6 +99,25 @@ def _lineage(app: FastAPI, catalog: Catalog) -> None:
     ) -> dict[str, Any]:
         """Files of archives with this content or address, each with the run that fetched it and the volumes made of it."""
         return {"items": await catalog.came_of(sha256, url)}
+
+
+def _citations(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/volumes/{volume}/citation")
+    async def citation(volume: str, format: Format = "bibtex") -> Response:  # noqa: A002  # its name in the URL
+        """How to cite a volume: the dataset, and every publication its archive names."""
+        return _cited(await catalog.citation(VolumeRef.parse(volume)), format)
+
+    @app.get("/v1/citations")
+    async def citations(asked: Annotated[VolumeList, Query()], request: Request) -> Response:
+        """How to cite all volumes of a page of the list; `format=csl` for CSL-JSON."""
+        form = request.query_params.get("format", "bibtex")
+        if form not in MEDIA_TYPES:
+            raise InvalidQueryError(f"format={form[:40]!r} is not known", hint=f"one of {', '.join(MEDIA_TYPES)}")
+        return _cited(await catalog.citations(asked.query()), form)
+
+
+def _cited(entries: list[dict[str, Any]], form: Format) -> Response:
+    return Response(written(entries, form), media_type=MEDIA_TYPES[form])
 
 
 def _jobs(app: FastAPI, catalog: Catalog, feed: Feed, keep_alive: float) -> None:
