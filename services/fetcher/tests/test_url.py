@@ -143,7 +143,7 @@ async def test_planning_that_is_given_up_leaves_no_thread_reading(archive: FileS
     ("url", "error"),
     [
         ("http://elsewhere.example/a.tif", HostRefusedError),
-        ("ftp://127.0.0.1/a.tif", UrlRefusedError),
+        ("gopher://127.0.0.1/a.tif", UrlRefusedError),
         ("/etc/passwd", UrlRefusedError),
         ("http://u:p@127.0.0.1/a.tif", UrlRefusedError),
     ],

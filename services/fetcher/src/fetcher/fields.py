@@ -62,7 +62,8 @@ COMMON = (
         "study annotation `Imaging Method`, else table", "API `experiment_type`", "FIB-SEM", "name of the array", "FIB-SEM", "",
     )),
     Field("core.role, core.labels_of", "", (
-        "guessed", "guessed", "table: groundtruth is the labels of its image", "guessed", "kind of volume", "guessed, or the user",
+        "guessed", "guessed", "table: groundtruth is the labels of its image", "guessed", "kind of volume",
+        "guessed, or the user",
     )),
     Field("core.axes, core.source_origin", "z, y, x", ("always zyx; where a region was cut, in the archive's voxels",) * 6),
     Field("licence", "", (
@@ -121,9 +122,9 @@ def page() -> str:
     lines = [
         "# Metadata, by archive",
         "",
-        "Written by `python -m fetcher.fields`; change the table there. Every value keeps who said it: the user, else the file, else",
-        "the archive's API or page. Where two of them differ, the record has caveat `archive_disagrees` with both. Axes are z, y, x,",
-        "lengths nanometres. What nobody says is unknown, and said to be.",
+        "Written by `python -m fetcher.fields`; change the table there. Every value keeps who said it: the user, else the file,",
+        "else the archive's API or page. Where two of them differ, the record has caveat `archive_disagrees` with both. Axes are",
+        "z, y, x, lengths nanometres. What nobody says is unknown, and said to be.",
         "",
         f"Asked by default: idr {hosts[0]}, empiar {hosts[1]}, epfl {hosts[2]}.",
         "",

@@ -80,13 +80,14 @@ class PackedSource:
         member = MemberSource(self._inner.open(self._archive(planned, match)), _member_of(match, planned))
         return CachedSource(planned.path, planned.bytes, member.read)
 
-    async def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         match = _MEMBER.match(planned.url)
         if match is None:
-            async for piece in self._inner.fetch(planned, start, stop):
-                yield piece
-            return
-        found = pieces(self._inner.open(self._archive(planned, match)), _member_of(match, planned), start, stop)
+            return self._inner.fetch(planned, start, stop)
+        source = self._inner.open(self._archive(planned, match))
+        return self._pieces(pieces(source, _member_of(match, planned), start, stop))
+
+    async def _pieces(self, found: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         while piece := await loop.run_in_executor(self._threads, _next, found):
             yield piece
