@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -143,6 +144,21 @@ def test_a_root_by_its_url_becomes_a_volume(archives: Archives, kind: str) -> No
     url = arrays.put(archives.web, f"/by-url-{kind}", tree)
     _, volume = archives.ingest("url", f"{kind}://{url}", voxel_size_nm=(5, 5, 5))
     np.testing.assert_array_equal(archives.voxels(volume, data.shape), data)
+
+
+def test_a_folder_of_zarr_is_uploaded_with_its_dotfiles(archives: Archives, tmp_path: Path) -> None:
+    data = openorganelle.em((33, 44, 55), seed=4)
+    for name, body in openorganelle.image(data).items():
+        path = tmp_path / "scan.zarr" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    (tmp_path / "scan.zarr" / ".DS_Store").write_bytes(b"x")
+    client = archives.stack.client()
+    status = client.wait(client.ingest(client.upload([tmp_path / "scan.zarr"]).request()).job)
+    assert status.state == JobState.COMPLETE, status.error
+    (volume,) = client.volumes_of(status.job)
+    np.testing.assert_array_equal(archives.voxels(volume, data.shape), data)
+    assert client.record(volume)["metadata"]["core"]["voxel_size_nm"] == [2.96, 4.0, 4.0]
 
 
 def test_a_missing_chunk_is_fill_value_in_the_volume_and_a_caveat_on_it(archives: Archives) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 from emporter.errors import MistakeError
 from emporter_contracts import ids
 from emporter_contracts.commands import IngestRequest
-from emporter_contracts.storage import INBOX
+from emporter_contracts.storage import INBOX, is_shown
 from emporter_runtime.errors import ObjectMissingError
 from emporter_runtime.objects import STREAM_PART_BYTES, Objects
 
@@ -119,7 +119,7 @@ def _files(given: Path) -> Iterable[LocalFile]:
         return [_local(given, given.name)]
     inside = (path for path in sorted(given.rglob("*")) if path.is_file())
     relative = ((path, path.relative_to(given)) for path in inside)
-    return [_local(path, name.as_posix()) for path, name in relative if not any(part.startswith(".") for part in name.parts)]
+    return [_local(path, name.as_posix()) for path, name in relative if all(is_shown(part) for part in name.parts)]
 
 
 def _local(at: Path, path: str) -> LocalFile:

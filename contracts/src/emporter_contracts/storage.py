@@ -10,11 +10,18 @@ RAW = "emporter-raw"
 VOLUMES = "emporter-volumes"
 BUCKETS: tuple[str, ...] = (INBOX, RAW, VOLUMES)
 
+NOT_HIDDEN = frozenset({".zarray", ".zgroup", ".zattrs", ".zmetadata"})
+"""Of names that begin with a dot those that are data: without them a folder of Zarr v2 is a heap of chunks."""
 COMMIT_DIGITS = 8
 """Digits of a revision in a commit's name, so that names sort as numbers do."""
 
 _COMMIT = re.compile(rf"(?:^|/)(?P<revision>[0-9]{{{COMMIT_DIGITS}}})\.json\Z")
 _REVISION = re.compile(r"(?:^|/)r(?P<revision>[1-9][0-9]*)(?:\.ome\.zarr)?/?\Z")
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file or folder of that name is part of a data set: what begins with a dot is someone's housekeeping."""
+    return not name.startswith(".") or name in NOT_HIDDEN
 
 
 def origin(url: str, version: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from emporter_archives import arrays
-from emporter_archives.faults import Status
+from emporter_archives.faults import Status, Unsized
 from emporter_archives.server import FileServer
 from emporter_contracts.geometry import Box
 from emporter_contracts.plans import FetchPlan
@@ -232,6 +232,15 @@ async def test_a_root_without_an_array_says_what_to_name(archive: FileServer, so
     with pytest.raises(NotInArchiveError) as missing:
         await planned(source, archive.url("/nothing.zarr"))
     assert missing.value.hint
+
+
+async def test_metadata_whose_server_says_no_size_is_read_all_the_same(archive: FileServer, source: UrlSource) -> None:
+    voxels = noise((40, 50, 60))
+    url = arrays.put(archive, "/data", arrays.precomputed(voxels, sharding=arrays.SHARDING))
+    archive.always("/data/info", Unsized())
+    plan = await planned(source, f"precomputed://{url}")
+    reader = await fetched(plan, source)
+    np.testing.assert_array_equal(reader.read(Box.whole(reader.shape)), voxels)
 
 
 async def test_headers_are_all_that_a_plan_reads(archive: FileServer, source: UrlSource) -> None:

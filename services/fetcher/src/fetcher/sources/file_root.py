@@ -12,6 +12,7 @@ from pathlib import Path
 
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.plans import FileRootPath, PlannedObject
+from emporter_contracts.storage import is_shown
 from emporter_readers.errors import CorruptObjectError
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource
@@ -152,7 +153,7 @@ def _names(root: Path, at: tuple[str, ...], pattern: str) -> list[str]:
 def _all_names(root: Path, at: tuple[str, ...]) -> list[str]:
     """Names in a folder, but for hidden ones."""
     with folder(root, at) as descriptor:
-        return sorted(name for name in os.listdir(descriptor) if not name.startswith("."))  # noqa: PTH208  # pathlib takes no descriptor
+        return sorted(name for name in os.listdir(descriptor) if is_shown(name))  # noqa: PTH208  # pathlib takes no descriptor
 
 
 def _status(parent: int, name: str, shown: str) -> os.stat_result | None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from emporter_contracts.plans import PlannedObject
+from emporter_contracts import storage
+from emporter_contracts.plans import PlannedObject, Segments
 from emporter_readers.chunked.tree import MOST_JSON_BYTES
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import ArchiveRefusedError, ForbiddenError, NotInArchiveError
@@ -51,10 +52,13 @@ class HttpRoot:
         self._files = files
         self._context = context
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+        self._documents: dict[str, int] = {}
 
     async def document(self, name: str) -> bytes | None:
         try:
-            return await self._files.client.document(self._url(name), MOST_JSON_BYTES)
+            body = await self._files.client.document(self._url(name), MOST_JSON_BYTES)
+            self._documents[name] = len(body)
+            return body
         except (NotInArchiveError, ForbiddenError, ArchiveRefusedError):
             # S3 that may not be listed answers 403 for what is not there.
             return None
@@ -77,7 +81,18 @@ class HttpRoot:
                 probe = await self._files.client.probe(self._url(name))
             except NotInArchiveError:
                 return None
+            except ArchiveRefusedError:
+                if name not in self._documents:
+                    raise
+                return self._unsized(name)
         return planned_object(probe, self._context).model_copy(update={"path": name})
+
+    def _unsized(self, name: str) -> PlannedObject:
+        """A document whose server says no size: buckets of Google unpack on the way what they store packed."""
+        url, size = self._url(name), self._documents[name]
+        version = f"{size} as seen by {self._context.job} r{self._context.revision}"
+        location = Segments(origin=storage.origin(url, version))
+        return PlannedObject(path=name, url=url, location=location, bytes=size, version=str(size))
 
     def _url(self, name: str) -> str:
         parts = urlsplit(self.url)
