@@ -10,7 +10,16 @@ from emporter_contracts import subjects
 DAY = 24 * 3600
 """Seconds."""
 
-SOURCES: dict[str, int] = {"inbox": 4, "file-root": 4, "url": 4, "epfl": 4, "idr": 4, "empiar": 4, "openorganelle": 4, "hemibrain": 4}
+SOURCES: dict[str, int] = {
+    "inbox": 4,
+    "file-root": 4,
+    "url": 4,
+    "epfl": 4,
+    "idr": 4,
+    "empiar": 4,
+    "openorganelle": 4,
+    "hemibrain": 4,
+}
 """Batches at once over all fetchers, by source. The fetcher checks at start that it has exactly these."""
 
 REQUEST_TRIES = 1500
