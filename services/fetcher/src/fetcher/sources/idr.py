@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -128,6 +128,9 @@ class IdrSource(FileObjects):
         if file is not None:
             return (self._files.below(file),)
         known = self._files.known(image.number)
+        if known is not None and image.down:
+            image.archive["file_by"] = "a table of known files"
+            return (known,)
         try:
             paths = await self._api.client_paths(image.number)
             if len(paths) > MAX_FILES:
@@ -160,8 +163,11 @@ class IdrSource(FileObjects):
         image.archive |= {"map_annotations": [list(pair) for pair in (*own, *pairs)], "study": image.study.said()}
         image.archive["page"] = self._api.page(image.number)
 
-    async def _optional(self, image: _Image, what: str, asked: Awaitable[T]) -> T | None:
-        """An answer that an ingest does not need."""
+    async def _optional(self, image: _Image, what: str, asked: Coroutine[Any, Any, T]) -> T | None:
+        """An answer that an ingest does not need; not asked for once the API was found to be down."""
+        if image.down:
+            asked.close()
+            return None
         try:
             return await asked
         except (TransientError, FetcherError) as error:
