@@ -134,10 +134,10 @@ def test_a_licence_in_one_line(licence, label):
 def test_a_size_no_column_can_hold_is_kept_in_the_record_only():
     body = document(a_record())
     body["metadata"]["technical"]["file_size_bytes"] = str(2**64)
-    assert columns(body, None)["bytes"] is None
-    assert columns(body, None)["summary"]["bytes"] == str(2**64)
+    assert columns(body, None, {})["bytes"] is None
+    assert columns(body, None, {})["summary"]["bytes"] == str(2**64)
 
 
 def test_a_removed_row_changed_when_it_was_removed():
-    row = columns(document(a_record()), at(77))
+    row = columns(document(a_record()), at(77), {})
     assert (row["status"], row["updated_at"], row["summary"]["removed"]) == ("removed", at(77), True)

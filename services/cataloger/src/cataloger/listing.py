@@ -6,11 +6,11 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -38,6 +38,9 @@ class Sort:
     identity: InstrumentedAttribute[str]
     read: Callable[[Any], Any] = str
     descending: bool = False
+    gather: bool = False
+    """Find all rows first, then order them. PostgreSQL can't tell how rare a JSON value is, nor that times of creation and of
+    change go together; it would walk the list in its order, past all the rows before the first that fits."""
 
     def after(self, value: Any, identity: str) -> ColumnElement[bool]:
         """The rows that come after one with this value and id."""
@@ -45,6 +48,13 @@ class Sort:
         # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
         reached = self.by <= value if self.descending else self.by >= value
         return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
+
+    def finding(self) -> tuple[ColumnElement[Any], ...]:
+        """The order in which rows are looked for: with `gather`, one that no index has."""
+        if not self.gather or self.read is not _time:
+            return self.clauses()
+        unindexed = self.by + literal_column("interval '0'")
+        return (unindexed.desc() if self.descending else unindexed.asc(), self.identity.asc())
 
     def clauses(self) -> tuple[ColumnElement[Any], ...]:
         return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
@@ -82,7 +92,10 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
         near = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
         return await _page(session, rows.where(Volume.id.in_(near)), _relevance(query, dialect), query)
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
-    return await _page(session, rows, _volume_sort(query), query, select(Volume.id).where(*filters))
+    sort = _volume_sort(query)
+    if dialect == "postgresql" and (query.where or ("created_at" in query.ranges and "updated_at" in query.sort)):
+        sort = replace(sort, gather=True)
+    return await _page(session, rows, sort, query, select(Volume.id).where(*filters))
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
@@ -131,7 +144,7 @@ async def _page(session: AsyncSession, rows: Any, sort: Sort, query: CatalogQuer
     if query.cursor:
         value, identity = read_cursor(query.cursor, asked)
         wanted = wanted.where(sort.after(_cursor_value(sort, value), identity))
-    wanted = wanted.order_by(*sort.clauses()).limit(query.limit + 1)
+    wanted = wanted.order_by(*sort.finding()).limit(query.limit + 1)
     if narrow is not None:
         wanted = rows.where(sort.identity.in_(wanted)).order_by(*sort.clauses())
     # The sort's value rides along: it is what the cursor must say, as the database said it.
