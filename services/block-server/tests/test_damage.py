@@ -70,6 +70,17 @@ def test_a_truncated_shard_is_502(house: House, web: httpx.Client, keep: int):
     assert "level 0" in answer.json()["title"]
 
 
+def test_a_flipped_bit_is_502_never_other_voxels(house: House, web: httpx.Client):
+    made = house.commit(Made(np.random.default_rng(0).integers(0, 256, (32, 32, 32), dtype="u1"), name="flipped", halvings=()))
+    key = storage.zarr_root(made.name, 1) + "0/c/0/0/0"
+    body = bytearray(house.objects.get_sync(storage.VOLUMES, key))
+    body[len(body) // 3] ^= 1
+    house.objects.put_sync(storage.VOLUMES, key, bytes(body))
+    answer = web.get(f"/v1/volumes/{made.ref}/block")
+    assert answer.status_code == 502
+    assert "level 0" in answer.json()["title"]
+
+
 @pytest.mark.parametrize("lost", ["record", "group", "array"])
 def test_a_committed_volume_without_what_the_commit_promises_is_502(house: House, web: httpx.Client, lost: str):
     made = house.commit(ones(f"without-{lost}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore as ts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,3 +161,20 @@ def test_pieces_tile_a_box_and_cut_no_cell(start, shape, cell, offset, voxels) -
         for axis in range(3):
             for edge, end in ((piece.start[axis], box.start[axis]), (piece.stop[axis], box.stop[axis])):
                 assert edge == end or (edge + offset[axis]) % cell[axis] == 0
+
+
+@pytest.mark.parametrize("codec", ["zstd", "blosc", "none"])
+def test_a_flipped_bit_anywhere_in_a_shard_is_an_error_and_never_other_voxels(objects: Objects, codec: str) -> None:
+    run = a_run(tissue((32, 32, 32), "uint16"), output=OUTPUT.model_copy(update={"codec": codec}))
+    plan = run.plan().volumes[0]
+    create_arrays(objects, plan, 1)
+    run.write(objects, plan)
+    key = "url-brain/r1.ome.zarr/0/c/0/0/0"
+    whole = objects.get_sync(storage.VOLUMES, key)
+    kvstore = objects.kvstore(storage.VOLUMES, "url-brain/r1.ome.zarr/0/")
+    for at in range(0, len(whole), max(1, len(whole) // 40)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x10
+        objects.put_sync(storage.VOLUMES, key, bytes(damaged))
+        with pytest.raises(ValueError, match=r"(?i)digest|checksum|crc|decod|invalid|shard|offset|range"):
+            ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}).result().read().result()

@@ -98,7 +98,11 @@ def running(settings: BlockServerSettings) -> Iterator[str]:
 
 
 def _write(objects: Objects, prefix: str, made: Made, voxels: NDArray[Any]) -> None:
-    inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd", "configuration": {"level": 1}}]
+    inner: list[dict[str, Any]] = [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "zstd", "configuration": {"level": 1}},
+        {"name": "crc32c"},
+    ]
     chunk, shard = _clamped(made, voxels.shape)
     metadata = {
         "shape": voxels.shape,
