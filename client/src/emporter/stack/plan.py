@@ -25,8 +25,14 @@ S3_GRACE = 5.0
 """Seconds it may take to stop. It usually takes two; what it has acknowledged is in its files also when it is killed."""
 S3_VOLUME_MB = 1024
 """Size of the files the S3 server packs objects into."""
-EMBEDDED_DEFAULTS = {"EMPORTER_ACK_WAIT_SECONDS": "20", "EMPORTER_SWEEP_SECONDS": "5", "EMPORTER_GRACE_SECONDS": "10"}
-"""On one machine a dead worker is noticed sooner than over a network. What the user has set wins."""
+EMBEDDED_DEFAULTS = {
+    "EMPORTER_ACK_WAIT_SECONDS": "20",
+    "EMPORTER_SWEEP_SECONDS": "5",
+    "EMPORTER_GRACE_SECONDS": "10",
+    "EMPORTER_URL_ALLOWED_HOSTS": "*",
+}
+"""On one machine a dead worker is noticed sooner than over a network, and whoever asks for a web address is whoever owns the machine:
+every public host is fine, private ones are refused all the same. What the user has set wins."""
 CONNECTIONS = (
     "NATS_URL", "NATS_USER", "NATS_PASSWORD", "STORE_URL", "STORE_DISK", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY",
     "S3_SECRET_KEY", "HTTP_HOST", "HTTP_PORT", "BLOCKS_URL", "CATALOG_URL", "DATABASE_URL", "FILE_ROOTS", "STACK",
