@@ -31,8 +31,8 @@ EMBEDDED_DEFAULTS = {
     "EMPORTER_GRACE_SECONDS": "10",
     "EMPORTER_URL_ALLOWED_HOSTS": "*",
 }
-"""On one machine a dead worker is noticed sooner than over a network, and whoever asks for a web address is whoever owns the machine:
-every public host is fine, private ones are refused all the same. What the user has set wins."""
+"""On one machine a dead worker is noticed sooner than over a network, and whoever asks for a web address owns the machine: every
+public host is fine, private ones are refused all the same. What the user has set wins."""
 CONNECTIONS = (
     "NATS_URL", "NATS_USER", "NATS_PASSWORD", "STORE_URL", "STORE_DISK", "S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY",
     "S3_SECRET_KEY", "HTTP_HOST", "HTTP_PORT", "BLOCKS_URL", "CATALOG_URL", "DATABASE_URL", "FILE_ROOTS", "STACK",
