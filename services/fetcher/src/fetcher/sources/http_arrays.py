@@ -57,11 +57,11 @@ class HttpRoot:
     async def document(self, name: str) -> bytes | None:
         try:
             body = await self._files.client.document(self._url(name), MOST_JSON_BYTES)
-            self._documents[name] = len(body)
-            return body
         except (NotInArchiveError, ForbiddenError, ArchiveRefusedError):
             # S3 that may not be listed answers 403 for what is not there.
             return None
+        self._documents[name] = len(body)
+        return body
 
     async def objects(self, names: Sequence[str]) -> list[PlannedObject]:
         tasks = [asyncio.create_task(self._object(name)) for name in names]
