@@ -1,18 +1,20 @@
-"""Which compression a volume gets, by its dtype and a few of its chunks."""
+"""Which compression a volume gets, by its dtype and a sample of its voxels."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from converter.shards import Codec, ShardCodec
-from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
+from emporter_contracts.geometry import Box, Index3, Shape3
 from emporter_contracts.plans import LevelPlan
 from emporter_readers.protocol import Reader
 
 SAVES_ENOUGH = 0.95
 """Encoded bytes over voxel bytes above which compression is left out: reading then costs a copy, and no decoder."""
 SAMPLES = 4
-"""Chunks that are looked at."""
+"""Boxes that are looked at."""
+FLAT_SAMPLE = (4, 256, 256)
+"""Of a source that is made of pages, each of which may be decoded whole for it; else a chunk is looked at."""
 
 
 def usual_codec(itemsize: int) -> Codec:
@@ -21,7 +23,7 @@ def usual_codec(itemsize: int) -> Codec:
 
 
 def choose_codec(reader: Reader, levels: list[LevelPlan]) -> Codec:
-    """The usual codec of the reader's dtype, or none where a sample of chunks says it saves under 5 %.
+    """The usual codec of the reader's dtype, or none where a sample says it saves under 5 %.
 
     Never none where a chunk of any level is padded: the padding, which compresses to nothing, would be stored in full.
     """
@@ -29,19 +31,21 @@ def choose_codec(reader: Reader, levels: list[LevelPlan]) -> Codec:
     if any(n % c for level in levels for n, c in zip(level.shape, level.chunk, strict=True)):
         return usual
     level = levels[0]
-    one = level.model_copy(update=dict.fromkeys(("shape", "shard", "task"), level.chunk))
+    wanted = FLAT_SAMPLE if reader.native.cell[0] == 1 else level.chunk
+    z, y, x = (min(w, n) for w, n in zip(wanted, level.shape, strict=True))
+    one = level.model_copy(update=dict.fromkeys(("shape", "chunk", "shard", "task"), (z, y, x)))
     encoder = ShardCodec(one, reader.dtype.name, usual)
-    voxels = [reader.read(box) for box in _sample(level.shape, level.chunk)]
+    voxels = [reader.read(box) for box in _sample(level.shape, (z, y, x))]
     encoded = sum(len(encoder.encode((0, 0, 0), v)) for v in voxels)
     return "none" if encoded > SAVES_ENOUGH * sum(v.nbytes for v in voxels) else usual
 
 
-def _sample(shape: Shape3, chunk: Shape3) -> list[Box]:
-    """The chunk in the middle and some drawn by the shape alone: the same volume is always sampled in the same places."""
-    cells = grid_shape(shape, chunk)
+def _sample(shape: Shape3, size: Shape3) -> list[Box]:
+    """The box in the middle and some drawn by the shape alone: the same volume is always sampled in the same places."""
     random = np.random.default_rng(list(shape))
-    picks: set[Index3] = {(cells[0] // 2, cells[1] // 2, cells[2] // 2)}
+    free = [n - s for n, s in zip(shape, size, strict=True)]
+    picks: set[Index3] = {(free[0] // 2, free[1] // 2, free[2] // 2)}
     for _ in range(SAMPLES - 1):
-        z, y, x = (int(random.integers(n)) for n in cells)
+        z, y, x = (int(random.integers(n + 1)) for n in free)
         picks.add((z, y, x))
-    return [Box.at((z * chunk[0], y * chunk[1], x * chunk[2]), chunk) for z, y, x in sorted(picks)]
+    return [Box.at(pick, size) for pick in sorted(picks)]
