@@ -51,7 +51,7 @@ def phantom(path: Path, shape: tuple[int, int, int], dtype: str, compression: st
 
 def emporter(source: Path, out: Path) -> Path:
     """The converter's own core: plan and every task of every level, one after another."""
-    from converter.allocator import share_heaps
+    from converter.allocator import keep_buffers
     from converter.sources import open_reader
     from converter.testing import run_of
     from emporter_contracts import storage
@@ -63,7 +63,7 @@ def emporter(source: Path, out: Path) -> Path:
     from emporter_runtime.objects import Objects
     from emporter_runtime.testing import file_store
 
-    share_heaps()
+    keep_buffers()
     found = discover([FileSource(source.name, source)], Hints())[0]
     volume = PlannedVolume(
         volume="bench", name="bench", format=found.format, objects=(0,), select=found.select, axes=found.axes, shape=found.shape,

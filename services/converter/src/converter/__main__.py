@@ -2,11 +2,11 @@
 
 import sys
 
-from converter.allocator import share_heaps
+from converter.allocator import keep_buffers
 from converter.app import serve
 from converter.settings import ConverterSettings
 from emporter_runtime.service import run_service
 
 if __name__ == "__main__":
-    share_heaps()
+    keep_buffers()
     sys.exit(run_service("converter", ConverterSettings, serve))

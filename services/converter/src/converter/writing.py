@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -97,13 +97,15 @@ class _Task:
         bands = list(self._box.tiles(base.band or base.task))
         with ThreadPoolExecutor(self._readers(), "read") as readers, ThreadPoolExecutor(THREADS, "encode") as encoders:
             try:
-                coming = self._read(bands[0], readers)
+                coming, encoding = self._read(bands[0], readers), list[Future[None]]()
                 for n, band in enumerate(bands):
-                    voxels = coming.result()
+                    following = self._encode(band, coming.result(), encoders)
+                    # Only now, so that encoders are never without work; and before the next band takes the room of the last.
+                    all_of(encoding)
+                    encoding = following
                     if n + 1 < len(bands):
                         coming = self._read(bands[n + 1], readers)
-                    self._encode(band, voxels, encoders)
-                    del voxels
+                all_of(encoding)
             finally:
                 # Whatever is queued is not wanted any more after an error; what runs notices by `stop` or ends soon.
                 readers.shutdown(wait=True, cancel_futures=True)
@@ -120,12 +122,12 @@ class _Task:
     def _read(self, band: Box, readers: ThreadPoolExecutor) -> Reading:
         return Reading(self._reader, band, self._codecs[self._levels[0]].dtype, readers, self._stop)
 
-    def _encode(self, band: Box, voxels: NDArray[Any], encoders: ThreadPoolExecutor) -> None:
-        """Make shards of a band; returns when all of it is stored, so that its memory can go."""
+    def _encode(self, band: Box, voxels: NDArray[Any], encoders: ThreadPoolExecutor) -> list[Future[None]]:
+        """Begin to make shards of a band."""
         level = self._levels[0]
         z, y, x = (-a for a in band.start)
         tiles = band.tiles(self._plan.levels[level].shard)
-        all_of([encoders.submit(self._shard, level, t, voxels[t.moved((z, y, x)).slices()]) for t in tiles])
+        return [encoders.submit(self._shard, level, t, voxels[t.moved((z, y, x)).slices()]) for t in tiles]
 
     def _shard(self, level: int, box: Box, voxels: NDArray[Any]) -> None:
         """Store one shard, halve it into the level above, and store what that completes."""
