@@ -18,6 +18,7 @@ from emporter_runtime.bus import Delivery
 from emporter_runtime.errors import StoppedError, TransientError
 from emporter_runtime.jobstore import JobStore
 from emporter_runtime.logging import get_logger
+from emporter_runtime.tasks import ended
 
 BEATS_PER_WAIT = 4
 """Signs of life within one ack_wait: three may be lost before the command goes to another worker."""
@@ -79,9 +80,7 @@ async def kept_alive(delivery: Delivery, ack_wait: float) -> AsyncIterator[None]
     try:
         yield
     finally:
-        beat.cancel()
-        with suppress(asyncio.CancelledError):
-            await beat
+        await ended(beat)
 
 
 class Workers:
@@ -107,9 +106,7 @@ class Workers:
                 raise
             raise StoppedError(f"the run of {command.job} ended while it was worked on") from None
         finally:
-            beat.cancel()
-            with suppress(asyncio.CancelledError):
-                await beat
+            await ended(beat)
 
     async def _beating(self, command: JobCommand, delivery: Delivery, work: Work, task: asyncio.Task[None]) -> None:
         while True:

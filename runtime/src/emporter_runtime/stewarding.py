@@ -19,6 +19,7 @@ from emporter_runtime.bus import Bus
 from emporter_runtime.errors import StoppedError, TransientError
 from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.logging import get_logger
+from emporter_runtime.tasks import ended
 from emporter_runtime.telemetry import LOOKS
 
 MAX_OUTSTANDING = 256
@@ -64,11 +65,7 @@ class Steward:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
+            await ended(*tasks)
 
     async def _follow(self) -> None:
         """Keep the states of all running jobs, from the last message of each on; begins again whenever the bus lost us."""
