@@ -11,6 +11,10 @@ from emporter.errors import MistakeError
 from emporter_contracts.topology import SOURCES
 
 
+DEFAULT_ENTRIES = {"hemibrain": "em"}
+"""What an archive means by itself, where it is one thing above all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is to be ingested; `source_id` is empty where files must be uploaded first, and `paths` says which."""
@@ -40,6 +44,8 @@ def _one_word(word: str) -> Target:
         return Target("inbox", paths=(Path(word),))
     if colon and source in SOURCES and source_id:
         return Target(source, source_id)
+    if word in DEFAULT_ENTRIES:
+        return Target(word, DEFAULT_ENTRIES[word])
     if word in SOURCES:
         raise MistakeError(f"{word} is an archive: which of its entries?", hint=f"emporter ingest {word} ID")
     return _files([word])
