@@ -10,7 +10,6 @@ from pathlib import Path
 from emporter.errors import MistakeError
 from emporter_contracts.topology import SOURCES
 
-
 DEFAULT_ENTRIES = {"hemibrain": "em"}
 """What an archive means by itself, where it is one thing above all."""
 
