@@ -4,6 +4,8 @@ PYTEST_ARGS ?=
 LOCK_ARGS ?=
 BIN := .venv/bin
 PACKAGES := contracts runtime readers services/fetcher services/converter services/cataloger services/block-server client
+# Speaks the archives' protocols for tests and demo; no image and no lock holds it.
+EMULATORS := tests/archives
 STAMP := .venv/.installed
 UV_VERSION := 0.13.8
 
@@ -22,15 +24,15 @@ help: ## this list
 
 install: $(STAMP) ## make .venv with everything; what follows does it by itself
 
-$(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES))
+$(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES) $(EMULATORS))
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Emporter needs Python 3.11, 3.12 or 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv (once; two or three minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ./,$(PACKAGES))
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ./,$(PACKAGES) $(EMULATORS))
 	@touch $@
 
-demo: install ## carry a small volume all the way, on this machine alone
+demo: install ## carry five small volumes all the way, on this machine alone
 	@$(BIN)/emporter demo
 
 test: install ## every test (PYTEST_ARGS="-k name -x" to choose)

@@ -8,12 +8,16 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
+from emporter.cli import demonstrating
+from emporter.cli.demo import demo as demo_command
+from emporter.demo import archives
 from emporter.demo.archive import archive
 from emporter.demo.comparing import read_tiff_box
 from emporter.demo.phantom import VOXEL_SIZE_NM, phantom, write_tiff
@@ -30,8 +34,37 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_goes_all_the_way_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_takes_a_volume_of_each_of_five_archives_and_compares_every_voxel(tmp_path: Path) -> None:
     done = demo(tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines() if line.endswith("\tyes")]
+    assert {row[4]: (row[1], row[2], row[3], row[6]) for row in rows} == {
+        "idr": ("64,180,210", "uint8", "20,20,20", "complete"),
+        "empiar": ("16,190,230", "uint8", "50,7.998,7.998", "complete"),
+        "epfl": ("65,160,220", "uint8", "5,5,5", "complete"),
+        "openorganelle": ("90,150,170", "int16", "2.96,4,4", "complete"),
+        "hemibrain": ("64,64,64", "uint8", "8,8,8", "complete"),
+    }
+    assert (tmp_path / "emporter-demo.png").exists()
+    assert "FTP session" not in done.stderr
+    info = StackFiles.at(tmp_path / ".emporter-demo").info()
+    assert info is not None
+    assert not info.live
+
+
+def test_where_the_archives_are_not_installed_one_volume_stands_for_them_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(archives, "entry_points", lambda group: [])
+    monkeypatch.setattr(demonstrating, "run_demo", lambda *given, keep: asked.append(given) or 0)
+    assert demo_command(None, None, tmp_path / "x.png", keep=False) == 0
+    assert asked == [(None, None, tmp_path / "x.png")]
+    assert "repository" in capsys.readouterr().out
+
+
+def test_the_demo_goes_all_the_way_and_leaves_nothing_running(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--single")
     assert done.returncode == 0, done.stderr
     assert "all 2,097,152 voxels are equal" in done.stdout
     assert "phantom" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -19,6 +20,10 @@ with warnings.catch_warnings():
     from pyftpdlib.handlers import DTPHandler, FTPHandler
     from pyftpdlib.ioloop import IOLoop
     from pyftpdlib.servers import FTPServer
+
+
+# With a handler of its own the library does not print every command of every session.
+logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())
 
 
 class FtpArchive:

@@ -33,8 +33,9 @@ def neurons(shape: tuple[int, int, int] = SHAPE) -> NDArray[np.uint64]:
     return ((z // 20) * 100 + (y // 30) * 10 + x // 25 + 1).astype(np.uint64) * np.uint64(5 * 10**9)
 
 
-def jpeg(chunk: tuple[int, int, int] = (16, 16, 16)) -> arrays.Objects:
-    return arrays.precomputed(em(), chunk, encoding="jpeg", jpeg_quality=90, sharding=arrays.SHARDING)
+def jpeg(chunk: tuple[int, int, int] = (16, 16, 16), voxels: NDArray[np.uint8] | None = None) -> arrays.Objects:
+    grey = em() if voxels is None else voxels
+    return arrays.precomputed(grey, chunk, encoding="jpeg", jpeg_quality=90, sharding=arrays.SHARDING)
 
 
 def segmentation() -> arrays.Objects:
@@ -44,12 +45,13 @@ def segmentation() -> arrays.Objects:
 class HemibrainServer(FileServer):
     """Both hosts in one. DVID answers any box of its voxels."""
 
-    def __init__(self) -> None:
+    def __init__(self, voxels: NDArray[np.uint8] | None = None, chunk: tuple[int, int, int] = (16, 16, 16)) -> None:
         super().__init__()
-        arrays.put_paths(self, f"{BUCKET}/emdata/raw/jpeg", jpeg())
+        self._voxels = em() if voxels is None else voxels
+        self.em = jpeg(chunk, self._voxels)
+        arrays.put_paths(self, f"{BUCKET}/emdata/raw/jpeg", self.em)
         arrays.put_paths(self, f"{BUCKET}/v1.2/segmentation", segmentation())
-        self.put(f"{NODE}/grayscale/info", json.dumps(dvid_info(SHAPE)).encode(), etag=None, modified=None)
-        self._voxels = em()
+        self.put(f"{NODE}/grayscale/info", json.dumps(dvid_info(self._voxels.shape)).encode(), etag=None, modified=None)
 
     @property
     def base(self) -> str:
@@ -72,7 +74,7 @@ class HemibrainServer(FileServer):
         await answer.file(File(box.tobytes(), None, None, ranges=False), self._always.get(answer.path))
 
 
-def dvid_info(shape: tuple[int, int, int]) -> dict[str, Any]:
+def dvid_info(shape: tuple[int, ...]) -> dict[str, Any]:
     """In the words of the real server; points are x, y, z, the last one inclusive."""
     depth, height, width = shape
     last = [width - 1, height - 1, depth - 1]

@@ -24,8 +24,17 @@ def demo(
         "emporter-demo.png"
     ),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up.")] = False,
+    single: Annotated[bool, typer.Option("--single", help="One volume by its URL instead of one of each archive.")] = False,
 ) -> int:
-    """Start a stack, ingest a volume, find it in the catalog, fetch a block, compare it, draw a picture."""
+    """Start a stack, ingest small volumes of five archives, find them in the catalog, compare every voxel, draw a picture."""
     from emporter.cli.demonstrating import run_demo
+    from emporter.cli.demonstrating_archives import run_archives_demo
+    from emporter.demo.archives import installed
 
-    return run_demo(path, data, output, keep=keep)
+    if path is not None or single:
+        return run_demo(path, data, output, keep=keep)
+    archives = installed()
+    if archives is None:
+        print("The five archives of the demo come with Emporter's repository (make demo); here one volume stands for them.")
+        return run_demo(None, data, output, keep=keep)
+    return run_archives_demo(archives, data, output, keep=keep)

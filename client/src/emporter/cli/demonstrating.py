@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,26 +57,30 @@ def run_demo(path: Path | None, data: Path | None, output: Path, *, keep: bool) 
     """The exit status: 0 when the block is the source's, voxel for voxel. Raises ClientError."""
     if path is not None:
         uploading.collect([path])
-    if not output.resolve().parent.is_dir():
-        raise MistakeError(f"there is no folder {output.resolve().parent}", hint="name another file with -o")
+    check_folder(output)
     files = StackFiles.at(data or FOLDER)
-    with _stack(files, keep=keep), _subject(path) as subject:
+    with stack_of(files, LOOPBACK_ARCHIVE, keep=keep), _subject(path) as subject:
         status = asyncio.run(_run(files, subject, output))
     if status == 0:
-        _say_what_next(files, keep=keep)
+        say_what_next(files, keep=keep)
     return status
 
 
-@contextmanager
-def _stack(files: StackFiles, *, keep: bool) -> Iterator[None]:
-    """A stack that is up: the one that is there, else one of our own, which goes down again."""
+def is_up(files: StackFiles) -> bool:
+    """Whether somebody's stack runs in that folder."""
     info = files.info()
-    if info is not None and info.live:
+    return info is not None and info.live
+
+
+@contextmanager
+def stack_of(files: StackFiles, environment: Mapping[str, str], *, keep: bool) -> Iterator[None]:
+    """A stack that is up: the one that is there, else one of our own, which goes down again."""
+    if is_up(files):
         print(f"The stack in {files.root} is up already.")
         yield
         return
-    _step("Starting NATS, an S3 server and the four services")
-    start_in_background(StackOptions(files.root, environment=LOOPBACK_ARCHIVE))
+    step("Starting NATS, an S3 server and the four services")
+    start_in_background(StackOptions(files.root, environment=environment))
     try:
         yield
     finally:
@@ -89,7 +93,7 @@ def _subject(path: Path | None) -> Iterator[Subject]:
     if path is not None:
         yield _OwnFiles(path)
         return
-    _step("Making a phantom volume (a formula, no microscopy) and an archive on the loopback that serves it")
+    step("Making a phantom volume (a formula, no microscopy) and an archive on the loopback that serves it")
     voxels = phantom()
     with tempfile.TemporaryDirectory() as folder:
         write_tiff(Path(folder) / "phantom.tif", voxels)
@@ -104,7 +108,7 @@ class _Phantom:
     url: str
 
     async def request(self, _: AsyncClient) -> IngestRequest:
-        _step(f"Asking for {self.url} on the bus")
+        step(f"Asking for {self.url} on the bus")
         return IngestRequest(source="url", source_id=self.url)
 
     def voxels(self, box: Box, _: AsyncVolume) -> NDArray[Any] | None:
@@ -116,7 +120,7 @@ class _OwnFiles:
     path: Path
 
     async def request(self, client: AsyncClient) -> IngestRequest:
-        _step(f"Uploading {self.path} to the inbox, and asking for it on the bus")
+        step(f"Uploading {self.path} to the inbox, and asking for it on the bus")
         return (await upload_with_bars(client, [self.path], None)).request()
 
     def voxels(self, box: Box, volume: AsyncVolume) -> NDArray[Any] | None:
@@ -128,7 +132,7 @@ async def _run(files: StackFiles, subject: Subject, output: Path) -> int:
         request = await subject.request(client)
         began = time.monotonic()
         accepted = await client.ingest(request)
-        async with _cancelled_unless_done(client, accepted.job):
+        async with cancelled_unless_done(client, accepted.job):
             if await follow_job(client, accepted.job, json=False) != 0:
                 return 1
         print(f"  ingested in {time.monotonic() - began:.1f} s")
@@ -138,12 +142,18 @@ async def _run(files: StackFiles, subject: Subject, output: Path) -> int:
         await _show_row(client, name)
         volume = await client.volume(name)
         status = await _compare(volume, subject)
-        await _draw(volume, output)
+        await draw(volume, output)
         return status
 
 
+def check_folder(output: Path) -> None:
+    """Raises MistakeError where a picture can't be written."""
+    if not output.resolve().parent.is_dir():
+        raise MistakeError(f"there is no folder {output.resolve().parent}", hint="name another file with -o")
+
+
 @asynccontextmanager
-async def _cancelled_unless_done(client: AsyncClient, job: str) -> AsyncIterator[None]:
+async def cancelled_unless_done(client: AsyncClient, job: str) -> AsyncIterator[None]:
     """The demo's archive ends with the demo, so a job that did not end would wait for it in vain."""
     try:
         yield
@@ -154,7 +164,7 @@ async def _cancelled_unless_done(client: AsyncClient, job: str) -> AsyncIterator
 
 
 async def _show_row(client: AsyncClient, pinned: str) -> None:
-    _step("The catalog's row")
+    step("The catalog's row")
     name = pinned.partition("@")[0]
     deadline = time.monotonic() + CATALOG_SECONDS
     # The catalog hears of the commit over the bus, a moment after it was made.
@@ -171,8 +181,8 @@ async def _show_row(client: AsyncClient, pinned: str) -> None:
 
 
 async def _compare(volume: AsyncVolume, subject: Subject) -> int:
-    box = _box(volume.shape)
-    _step(f"Fetching the block at {showing.voxels(box.start)} of {showing.voxels(box.shape)} voxels over HTTP")
+    box = odd_box(volume.shape)
+    step(f"Fetching the block at {showing.voxels(box.start)} of {showing.voxels(box.shape)} voxels over HTTP")
     began = time.monotonic()
     block = await volume.block(box.start, box.shape)
     print(f"  {showing.size(block.nbytes)} in {1000 * (time.monotonic() - began):.0f} ms")
@@ -188,15 +198,15 @@ async def _compare(volume: AsyncVolume, subject: Subject) -> int:
     return 1
 
 
-def _box(shape: Shape3) -> Box:
+def odd_box(shape: Shape3) -> Box:
     """BLOCK at an odd place, as far as the volume is large enough."""
     z, y, x = (min(side, most) for side, most in zip(BLOCK, shape, strict=True))
     start = tuple(min(odd, n - side) for odd, n, side in zip(ODD, shape, (z, y, x), strict=True))
     return Box.at((start[0], start[1], start[2]), (z, y, x))
 
 
-async def _draw(volume: AsyncVolume, output: Path) -> None:
-    _step("Drawing three orthogonal slices")
+async def draw(volume: AsyncVolume, output: Path) -> None:
+    step("Drawing three orthogonal slices")
     levels = [(int(level["level"]), tuple(level["shape"])) for level in volume.info["levels"]]
     level, shape = next((found for found in levels if np.prod(found[1]) <= PICTURE_VOXELS), levels[-1])
     voxels = await volume.block((0, 0, 0), (shape[0], shape[1], shape[2]), level)
@@ -205,7 +215,7 @@ async def _draw(volume: AsyncVolume, output: Path) -> None:
     print(f"  or look at it: {volume.info['links']['view']}")
 
 
-def _say_what_next(files: StackFiles, *, keep: bool) -> None:
+def say_what_next(files: StackFiles, *, keep: bool) -> None:
     print()
     if keep:
         folder = shlex.quote(str(files.root))
@@ -217,6 +227,6 @@ def _say_what_next(files: StackFiles, *, keep: bool) -> None:
     print("A stack to keep:          emporter up, then emporter ingest FILE.tif --watch in another terminal")
 
 
-def _step(what: str) -> None:
+def step(what: str) -> None:
     sys.stdout.flush()
     print(f"\n{what}", flush=True)
