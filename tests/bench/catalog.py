@@ -1,7 +1,7 @@
 """A catalog of a million volumes on PostgreSQL: how long typical questions take, and which indexes answer them.
 
-`python tests/bench/catalog.py [--volumes N] [--rounds N] [--json FILE]`. The server is one of its own in a temporary folder. Records are
-made and derived as the catalog does it, for TEMPLATES volumes; those are copied with other ids, times and sizes. Every question is asked
+`python tests/bench/catalog.py [--volumes N] [--rounds N] [--json FILE] [--server URL]`. The server is one of its own in a temporary
+folder, or one that runs; there the filled database stays, and the next run asks it at once. Records are made and derived as the catalog does it, for TEMPLATES volumes; those are copied with other ids, times and sizes. Every question is asked
 through `queries.Catalog`, so the time is that of the whole answer but HTTP.
 """
 
@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,23 +210,27 @@ async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-async def run(url: str, volumes: int, rounds: int) -> dict[str, Any]:
-    """Fill, measure, and say how large it all became."""
+async def create(url: str, name: str) -> bool:
+    """Make an empty database; False where it is there."""
     engine = create_async_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
-        await connection.exec_driver_sql("CREATE DATABASE bench")
+        there = (await connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": name})).scalar()
+        if not there:
+            await connection.exec_driver_sql(f"CREATE DATABASE {name}")
     await engine.dispose()
-    database = Database.open(f"{url}/bench")
-    await database.migrate()
-    began = time.monotonic()
-    await fill(database, volumes)
-    filled = time.monotonic() - began
+    return not there
+
+
+async def run(url: str, volumes: int, rounds: int) -> dict[str, Any]:
+    """Fill, measure, and say how large it all became."""
+    name = f"bench{volumes}"
+    database = Database.open(f"{url}/{name}")
+    if await create(url, name):
+        await database.migrate()
+        await fill(database, volumes)
     async with database.reading() as session:
-        size = (await session.execute(text("SELECT pg_database_size('bench')"))).scalar_one()
-    print(
-        f"{volumes} volumes in {filled:.0f} s, {size / 2**30:.1f} GiB\n{'question':26}{'p50 ms':>9}{'p95 ms':>9}  indexes",
-        flush=True,
-    )
+        size = (await session.execute(text("SELECT pg_database_size(current_database())"))).scalar_one()
+    print(f"{volumes} volumes, {size / 2**30:.1f} GiB\n{'question':26}{'p50 ms':>9}{'p95 ms':>9}  indexes", flush=True)
     rows = await measure(database, rounds)
     await database.close()
     return {"volumes": volumes, "bytes": size, "questions": rows}
@@ -237,11 +242,12 @@ def main() -> int:
     parser.add_argument("--volumes", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--server", help="URL of a server that runs, as postgresql+asyncpg://user@host:port")
     chosen = parser.parse_args()
-    if postgres_binaries() is None:
+    if chosen.server is None and postgres_binaries() is None:
         print("no PostgreSQL server here (Debian: apt-get install postgresql)", file=sys.stderr)
         return 2
-    with postgres_server() as url:
+    with nullcontext(chosen.server) if chosen.server else postgres_server() as url:
         found = asyncio.run(run(url, chosen.volumes, chosen.rounds))
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
