@@ -28,6 +28,7 @@ from emporter_archives.faults import (
 )
 from emporter_archives.server import FileServer
 from emporter_contracts.errors import EmporterError
+from emporter_runtime import addresses
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import (
     ArchiveMisbehavesError,
@@ -42,7 +43,6 @@ from fetcher.errors import (
     SourceChangedError,
     UrlRefusedError,
 )
-from fetcher.transports import addresses
 from fetcher.transports.addresses import HostPolicy
 from fetcher.transports.http import FRESH_START_BYTES, MAX_HOPS, HttpClient, HttpLimits
 from fetcher.transports.replies import Pinned

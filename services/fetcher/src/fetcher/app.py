@@ -14,7 +14,7 @@ from emporter_runtime.service import forever
 from emporter_runtime.stewarding import Steward
 from fetcher.handlers import Rooms, register
 from fetcher.intake import Intake
-from fetcher.planner import Planner
+from fetcher.resolving import Resolver
 from fetcher.settings import FetcherSettings
 from fetcher.sources.registry import all_sources
 from fetcher.steward import FetchSteward
@@ -28,10 +28,10 @@ def furnish(settings: FetcherSettings) -> Rooms:
     failures.install(bus, jobs)
     sources = all_sources(settings, objects)
     steward = Steward(bus, jobs, "fetch", FetchSteward(bus, jobs, ledger, objects, plans).look)
-    planner = Planner(settings, objects, jobs, plans, sources, steward.reserved)
-    intake = Intake(bus, jobs, objects, set(sources), planner.resolve)
+    resolver = Resolver(settings, objects, jobs, plans, sources, steward.reserved)
+    intake = Intake(bus, jobs, objects, set(sources), resolver.resolve)
     workers = Workers(jobs, settings.ack_wait_seconds, threads=2)
-    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, sources, planner, intake, steward)
+    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, sources, resolver, intake, steward)
     register(rooms)
     return rooms
 

@@ -23,7 +23,7 @@ from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import STORED_BYTES
 from fetcher.downloading import store_units
 from fetcher.intake import Intake
-from fetcher.planner import Planner
+from fetcher.resolving import Resolver
 from fetcher.settings import FetcherSettings
 from fetcher.sources.protocol import Source
 from fetcher.verifying import finish
@@ -41,7 +41,7 @@ class Rooms:
     plans: StoredPlans
     workers: Workers
     sources: dict[str, Source]
-    planner: Planner
+    resolver: Resolver
     intake: Intake
     steward: Steward
 
@@ -69,7 +69,7 @@ def _register_requests(rooms: Rooms) -> None:
     @rooms.bus.answer(subjects.INGEST_PLAN, queue="fetcher")
     async def on_dry_run(request: IngestRequest, delivery: Delivery) -> PlanSummary:
         rooms.intake.check(request, len(delivery.body))
-        return await rooms.planner.summary(request, ids.job_id(request))
+        return await rooms.resolver.summary(request, ids.job_id(request))
 
     @rooms.bus.answer(subjects.INGEST_CONTROL, queue="fetcher")
     async def on_control(control: Control, delivery: Delivery) -> Accepted:
@@ -90,7 +90,7 @@ def _register_planning(rooms: Rooms) -> None:
     async def on_plan(command: PlanFetch, delivery: Delivery) -> None:
         async with rooms.workers.on(command, delivery):
             if await rooms.plans.plan(command.job, command.revision) is None:
-                plan = await rooms.planner.plan(command)
+                plan = await rooms.resolver.plan(command)
                 await rooms.objects.put_json(storage.RAW, storage.plan(command.job, command.revision), plan)
             rooms.steward.soon(command.job)
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import aioftp
 import httpcore
 
+from emporter_runtime.addresses import Resolve
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import (
     ArchiveMisbehavesError,
@@ -29,7 +30,7 @@ from fetcher.errors import (
     UnknownHostError,
     UrlRefusedError,
 )
-from fetcher.transports.addresses import GuardedBackend, HostPolicy, Resolve, Target
+from fetcher.transports.addresses import GuardedBackend, HostPolicy, Target
 from fetcher.transports.http import FRESH_START_BYTES, HttpLimits, Probe
 from fetcher.transports.listing import MAX_ENTRIES, Entry, is_plain_name
 from fetcher.transports.replies import Pinned

@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 
 import httpcore
 
+from emporter_runtime.addresses import Resolve
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import (
     ArchiveMisbehavesError,
@@ -25,7 +26,7 @@ from fetcher.errors import (
     UnknownHostError,
     UrlRefusedError,
 )
-from fetcher.transports.addresses import GuardedBackend, HostPolicy, Resolve, Target
+from fetcher.transports.addresses import GuardedBackend, HostPolicy, Target
 from fetcher.transports.replies import Pinned, Reply, header_list
 from fetcher.transports.trying import tries
 

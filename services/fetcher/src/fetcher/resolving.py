@@ -15,8 +15,8 @@ from fetcher.settings import FetcherSettings
 from fetcher.sources.protocol import Source
 
 
-class Planner:
-    """Makes plans. `reserved` tells how many bytes running jobs still will store, but for the job named."""
+class Resolver:
+    """Resolves requests into plans. `reserved` tells how many bytes running jobs still will store, but for the job named."""
 
     def __init__(
         self,
