@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import asyncapi, commands, events, jobs, plans, records
+from emporter_contracts import asyncapi, commands, events, jobs, plans, records, training
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -33,6 +33,8 @@ READ: tuple[type[BaseModel], ...] = (
     commands.PlanConversion,
     commands.ConvertTask,
     commands.FinishVolume,
+    training.SampleRequest,
+    training.TrainingSet,
 )
 """What may be asked of us."""
 WRITTEN: tuple[type[BaseModel], ...] = (
@@ -55,6 +57,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     plans.Commit,
     plans.Tombstone,
     records.MetadataRecord,
+    training.SamplePlaces,
 )
 """What we say and store."""
 
