@@ -30,7 +30,8 @@ TESTING = "testing"
 def asked(distribution: str) -> frozenset[str]:
     """Distributions that one of ours asks for, itself or by another of ours."""
     project = tomllib.loads((FOLDERS[distribution] / "pyproject.toml").read_text())["project"]
-    own = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    extras = [text for extra in project.get("optional-dependencies", {}).values() for text in extra]
+    own = {canonicalize_name(Requirement(text).name) for text in (*project["dependencies"], *extras)}
     return frozenset(own | {distribution}).union(*(asked(name) for name in own & set(FOLDERS)))
 
 

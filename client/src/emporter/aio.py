@@ -4,25 +4,26 @@ async with aio.connect() as emporter:
     accepted = await emporter.ingest(IngestRequest(source="url", source_id="https://…"))
     async for state in emporter.watch(accepted.job): …
     volume = await emporter.volume(accepted.job)
-    voxels = await volume.block(origin=(0, 0, 0), shape=(128, 128, 128))
+    voxels = await volume[0:128, 0:128, 0:128]
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from emporter.connection import Connection, find_connection
+from emporter import paths
+from emporter.connection import Connection, connection_to
+from emporter.described import Outside
+from emporter.volume import AsyncVolume
 from emporter_contracts.commands import Accepted, Control, IngestRequest
 from emporter_contracts.geometry import Index3, Shape3
-from emporter_contracts.ids import VolumeRef, job_of
+from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from emporter.bus import BusClient
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from emporter_contracts.events import Progress
     from emporter_contracts.plans import PlanSummary
 
-Outside = Literal["error", "constant", "reflect", "edge"]
-"""What to give for voxels outside the volume."""
+__all__ = ["AsyncClient", "AsyncVolume", "Outside", "connect"]
 
 
 def connect(stack: Path | str | None = None) -> AsyncClient:
@@ -40,14 +40,17 @@ def connect(stack: Path | str | None = None) -> AsyncClient:
 
     Connects when first needed. Raises NoStackError.
     """
-    return AsyncClient(find_connection(Path(stack) if stack is not None else None))
+    return AsyncClient(stack)
 
 
 class AsyncClient:
-    """Everything one can ask of a stack. Belongs to one event loop; close it, or use it in `async with`."""
+    """Everything one can ask of a stack. Belongs to one event loop; close it, or use it in `async with`.
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else); else as for `connect`.
+    """
+
+    def __init__(self, stack: Connection | Path | str | None = None) -> None:
+        self.connection = connection_to(stack)
         self._bus_client: BusClient | None = None
         self._web_client: WebClient | None = None
 
@@ -130,13 +133,13 @@ class AsyncClient:
 
     async def volume(self, volume: str) -> AsyncVolume:
         """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""
-        return AsyncVolume(self._web, await self._web.volume(VolumeRef.parse(volume)))
+        return AsyncVolume(self._web, await self._web.document(paths.volume(VolumeRef.parse(volume))))
 
     async def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
         """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""
         ref = VolumeRef.parse(volume)
         if ref.revision is not None:
-            return await self._web.block(ref, origin, shape, level, outside)
+            return await self._web.voxels(*paths.block(ref, origin, shape, level, outside))
         return await (await self.volume(volume)).block(origin, shape, level, outside)
 
     async def volumes_of(self, job: str) -> list[str]:
@@ -159,42 +162,3 @@ class AsyncClient:
 
             self._web_client = WebClient(self.connection)
         return self._web_client
-
-
-@dataclass(frozen=True)
-class AsyncVolume:
-    """One revision of one volume: what is read from it never changes, whatever becomes of the volume meanwhile."""
-
-    _web: WebClient
-    info: dict[str, Any]
-
-    @property
-    def ref(self) -> VolumeRef:
-        return VolumeRef.parse(self.info["ref"])
-
-    @property
-    def job(self) -> str:
-        return job_of(self.ref.volume)
-
-    @property
-    def shape(self) -> Shape3:
-        """Voxels of level 0, z, y, x."""
-        z, y, x = self.info["shape"]
-        return (z, y, x)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        import numpy as np
-
-        dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
-        return dtype
-
-    @property
-    def voxel_size_nm(self) -> tuple[float | None, float | None, float | None]:
-        """Of level 0, z, y, x; None where nobody knows."""
-        z, y, x = self.info["voxel_size_nm"]
-        return (z, y, x)
-
-    async def block(self, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
-        """One box of voxels (z, y, x) of a level, C order, of the volume's dtype."""
-        return await self._web.block(self.ref, origin, shape, level, outside)

@@ -4,7 +4,7 @@
         upload = emporter.upload(["stack.tif"])
         job = emporter.ingest(upload.request()).job
         emporter.wait(job)
-        voxels = emporter.block(job, origin=(0, 0, 0), shape=(128, 128, 128))
+        voxels = emporter.volume(job)[0:128, 0:128, 0:128]
 
 It works inside a running event loop as well (a notebook's): its own loop runs in a thread of its own.
 """
@@ -17,21 +17,26 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from emporter import aio
-from emporter.aio import AsyncClient, AsyncVolume, Outside
+from emporter import paths
+from emporter.aio import AsyncClient
+from emporter.connection import Connection, known
+from emporter.described import Outside
+from emporter.volume import Volume
+from emporter.wire import Wire
 from emporter_contracts.commands import Accepted, IngestRequest
 from emporter_contracts.geometry import Index3, Shape3
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from emporter.uploading import Told, Upload
     from emporter.web import Document
     from emporter_contracts.events import Progress
     from emporter_contracts.plans import PlanSummary
+
+__all__ = ["Client", "Volume", "connect"]
 
 T = TypeVar("T")
 
@@ -41,7 +46,7 @@ def connect(stack: Path | str | None = None) -> Client:
 
     Connects when first needed. Raises NoStackError.
     """
-    return Client(aio.connect(stack))
+    return Client(stack)
 
 
 class _LoopThread:
@@ -70,11 +75,15 @@ class _LoopThread:
 
 
 class Client:
-    """Everything one can ask of a stack. May be used from several threads. Close it, or use it in `with`."""
+    """Everything one can ask of a stack. May be used from several threads. Close it, or use it in `with`.
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._async = client
-        self._thread = _LoopThread()
+    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else); else as for `connect`.
+    """
+
+    def __init__(self, stack: Connection | Path | str | None = None) -> None:
+        self._async = AsyncClient(stack)
+        self._making = threading.Lock()
+        self._started: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -83,9 +92,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of connections, and end the thread."""
-        self._thread.run(self._async.close())
-        self._thread.close()
+        """Let go of connections, and end the thread. Volumes that were opened can still be read."""
+        if self._started is not None:
+            self._started.run(self._async.close())
+            self._started.close()
+
+    @property
+    def _thread(self) -> _LoopThread:
+        """Made when first needed: who only reads volumes needs none."""
+        with self._making:
+            if self._started is None:
+                self._started = _LoopThread()
+            return self._started
 
     def plan(self, request: IngestRequest) -> PlanSummary:
         """What an ingest would do: objects, bytes, volumes, room. Nothing is stored. Raises RefusedByServiceError."""
@@ -134,8 +152,9 @@ class Client:
         return self._thread.run(self._async.record(volume))
 
     def volume(self, volume: str) -> Volume:
-        """A volume to read from, pinned to the revision it has now."""
-        return Volume(self._thread.run(self._async.volume(volume)), self._thread)
+        """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""
+        wire = Wire(known(self._async.connection.blocks, "the block-server", "EMPORTER_BLOCKS_URL"))
+        return Volume(wire, wire.document(paths.volume(VolumeRef.parse(volume))))
 
     def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
         """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""
@@ -144,26 +163,6 @@ class Client:
     def volumes_of(self, job: str) -> list[str]:
         """The volumes a job has committed, pinned to its revision."""
         return self._thread.run(self._async.volumes_of(job))
-
-
-class Volume:
-    """One revision of one volume: what is read from it never changes, whatever becomes of the volume meanwhile."""
-
-    def __init__(self, volume: AsyncVolume, thread: _LoopThread) -> None:
-        self._volume = volume
-        self._thread = thread
-        self.info: dict[str, Any] = volume.info
-        self.ref: VolumeRef = volume.ref
-        self.shape: Shape3 = volume.shape
-        self.voxel_size_nm = volume.voxel_size_nm
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._volume.dtype
-
-    def block(self, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
-        """One box of voxels (z, y, x) of a level, C order, of the volume's dtype."""
-        return self._thread.run(self._volume.block(origin, shape, level, outside))
 
 
 async def _next(states: AsyncIterator[T]) -> T | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emporter.errors import NoStackError
+from emporter.errors import MistakeError, NoStackError
 from emporter.stack.files import DEFAULT_FOLDER, StackFiles, StackInfo
 
 if TYPE_CHECKING:
@@ -53,6 +53,23 @@ def find_connection(folder: Path | None = None) -> Connection:
     if any(os.environ.get(name) for name in POINTERS):
         return _from_environment()
     return _embedded(StackFiles.at(DEFAULT_FOLDER), "emporter up")
+
+
+def connection_to(stack: Connection | Path | str | None) -> Connection:
+    """What a client was told: a folder of a stack, the URL of a block-server, or nothing. Raises NoStackError."""
+    if isinstance(stack, Connection):
+        return stack
+    if isinstance(stack, str) and stack.startswith(("http://", "https://")):
+        base = stack.rstrip("/")
+        return Connection(f"the block-server at {base}", nats="", nats_user=None, nats_password=None, catalog="", blocks=base)
+    return find_connection(Path(stack) if stack is not None else None)
+
+
+def known(base: str, what: str, variable: str) -> str:
+    """`base`, where it was told. Raises MistakeError."""
+    if not base:
+        raise MistakeError(f"nobody says where {what} is", hint=f"set {variable}, or name a stack with --stack DIR")
+    return base
 
 
 def _embedded(files: StackFiles, command: str) -> Connection:

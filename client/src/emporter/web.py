@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from emporter.connection import Connection
-from emporter.errors import MistakeError, RefusedByServiceError, UnreachableError
-from emporter_contracts.geometry import Index3, Shape3
+from emporter.answers import BUSY, BUSY_TRIES, layout_of, refusal_of, wait_seconds
+from emporter.connection import Connection, known
+from emporter.errors import RefusedByServiceError, UnreachableError
 from emporter_contracts.ids import VolumeRef
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-BUSY_TRIES = 8
-"""How often a block is asked for again where the server is busy (503), waiting as long as it says."""
-LONGEST_WAIT = 10.0
 
 Document = dict[str, Any]
 
@@ -69,23 +66,33 @@ class WebClient:
         except httpx.HTTPError as error:
             raise _unreachable(url, error) from error
 
-    async def volume(self, ref: VolumeRef) -> Document:
-        """Shape, dtype, levels and the rest of what a reader must know; `ref` in it is pinned to a revision."""
-        found: Document = (await self._get(self._blocks(f"/v1/volumes/{ref}"), {})).json()
+    async def document(self, path: str, body: Document | None = None) -> Document:
+        """The block-server's JSON answer to a GET, or to a POST of `body`."""
+        found: Document = json.loads((await self._voxel_answer(path, {}, body)).content)
         return found
 
-    async def block(self, pinned: VolumeRef, origin: Index3, shape: Shape3, level: int, outside: str) -> NDArray[Any]:
-        """Voxels of one box, C order z, y, x, of the volume's dtype in this machine's byte order."""
-        asked = {"level": level, "origin": _joined(origin), "shape": _joined(shape), "format": "raw", "outside": outside}
-        url = self._blocks(f"/v1/volumes/{pinned}/block")
+    async def voxels(self, path: str, params: Mapping[str, Any]) -> NDArray[Any]:
+        """The array a GET of the block-server answers with, of the volume's dtype in this machine's byte order."""
+        answer = await self._voxel_answer(path, params)
+        return layout_of(answer.headers).array(bytearray(answer.content))
+
+    async def posted(self, path: str, body: Document) -> tuple[Mapping[str, str], NDArray[Any], bytes]:
+        """Headers, the array a POST to the block-server answers with, and the bytes after it."""
+        answer = await self._voxel_answer(path, {}, body)
+        layout, content = layout_of(answer.headers), answer.content
+        return answer.headers, layout.array(bytearray(content[: layout.bytes])), content[layout.bytes :]
+
+    async def _voxel_answer(self, path: str, params: Mapping[str, Any], body: Document | None = None) -> httpx.Response:
+        """An answer of the block-server, asked again while it is busy."""
+        url = self._blocks(path)
         for _ in range(BUSY_TRIES):
-            answer = await self._answer(url, asked)
-            if answer.status_code != 503:
+            answer = await self._answer(url, params, body)
+            if answer.status_code != BUSY:
                 break
-            await asyncio.sleep(_wait(answer))
+            await asyncio.sleep(wait_seconds(answer.headers))
         if answer.status_code != 200:
             raise _refusal(answer)
-        return _voxels(answer)
+        return answer
 
     async def _get(self, url: str, params: Document) -> httpx.Response:
         answer = await self._answer(url, params)
@@ -93,41 +100,19 @@ class WebClient:
             raise _refusal(answer)
         return answer
 
-    async def _answer(self, url: str, params: Document) -> httpx.Response:
+    async def _answer(self, url: str, params: Mapping[str, Any], body: Document | None = None) -> httpx.Response:
         try:
+            if body is not None:
+                return await self._http.post(url, json=body)
             return await self._http.get(url, params=params)
         except httpx.HTTPError as error:
             raise _unreachable(url, error) from error
 
     def _catalog(self, path: str) -> str:
-        return self._known(self._connection.catalog, "the catalog", "EMPORTER_CATALOG_URL") + path
+        return known(self._connection.catalog, "the catalog", "EMPORTER_CATALOG_URL") + path
 
     def _blocks(self, path: str) -> str:
-        return self._known(self._connection.blocks, "the block-server", "EMPORTER_BLOCKS_URL") + path
-
-    @staticmethod
-    def _known(base: str, what: str, variable: str) -> str:
-        if not base:
-            raise MistakeError(f"nobody says where {what} is", hint=f"set {variable}, or name a stack with --stack DIR")
-        return base
-
-
-def _voxels(answer: httpx.Response) -> NDArray[Any]:
-    import numpy as np
-
-    dtype = np.dtype(answer.headers["x-emporter-dtype"]).newbyteorder("<")
-    shape = tuple(int(n) for n in answer.headers["x-emporter-shape"].split(","))
-    data: np.ndarray[Any, Any] = np.frombuffer(bytearray(answer.content), dtype).reshape(shape)
-    return data.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _joined(triple: Index3) -> str:
-    return ",".join(map(str, triple))
-
-
-def _wait(answer: httpx.Response) -> float:
-    said = answer.headers.get("retry-after", "1")
-    return min(LONGEST_WAIT, float(said)) if said.replace(".", "", 1).isdigit() else 1.0
+        return known(self._connection.blocks, "the block-server", "EMPORTER_BLOCKS_URL") + path
 
 
 def _unreachable(url: str, error: httpx.HTTPError) -> UnreachableError:
@@ -140,9 +125,4 @@ def _unreachable(url: str, error: httpx.HTTPError) -> UnreachableError:
 
 def _refusal(answer: httpx.Response) -> RefusedByServiceError:
     """A problem document (RFC 9457) as our error."""
-    try:
-        told = answer.json()
-        return RefusedByServiceError(told["title"], code=told["code"], hint=told.get("hint", ""))
-    except (ValueError, KeyError, TypeError):
-        said = f"{answer.request.url} answered {answer.status_code}"
-        return RefusedByServiceError(said, code="http_error", hint="see the logs of that service")
+    return refusal_of(str(answer.request.url), answer.status_code, answer.content)

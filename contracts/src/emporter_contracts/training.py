@@ -66,7 +66,7 @@ class SampleRequest(Message):
 
 
 class LabelGrid(Message):
-    """Where the labels of a box lie: `ref`, at `level`, at the box's origin plus `offset`. Same voxel size, so nothing is resampled."""
+    """Where the labels of a box lie: in `ref`, at `level`, at the box's origin plus `offset`. The voxel size is the same."""
 
     ref: str
     digest: str
@@ -75,7 +75,10 @@ class LabelGrid(Message):
 
 
 class SamplePlaces(Message):
-    """Where the boxes of a sample lie, without their voxels. `possible` places were open to a box before foreground was looked at."""
+    """Where the boxes of a sample lie, without their voxels.
+
+    `possible` places were open to a box before foreground was looked at, `tried` of them were drawn.
+    """
 
     ref: str
     digest: str
@@ -137,7 +140,7 @@ class TrainingBox(Message):
 
 
 class TrainingSet(Message):
-    """A training set as a file: which boxes of which immutable volumes, drawn how, and under what terms. Replays without a sampler."""
+    """A training set as a file: which boxes of which immutable volumes, drawn how, on what terms. Replays without a sampler."""
 
     version: Literal["1"] = "1"
     created_at: datetime
