@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from emporter_archives import omero
-from emporter_archives.faults import Status
+from emporter_archives.faults import Status, redirect
 from emporter_archives.ftp import FtpArchive
 from emporter_archives.omero import IMAGE, REFERENCE, Image
+from emporter_archives.omero_login import PrivateOmero
 from emporter_archives.server import FileServer
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.plans import FetchPlan, Unit
@@ -20,8 +21,11 @@ from fetcher.errors import (
     ArchiveMisbehavesError,
     ArchiveRefusedError,
     ArchiveUnreachableError,
+    FetcherError,
+    ForbiddenError,
     NotInArchiveError,
     TooManyVolumesError,
+    UrlRefusedError,
 )
 from fetcher.gate import Gate
 from fetcher.planning import make_plan
@@ -291,3 +295,65 @@ async def test_https_that_dies_in_mid_file_is_continued_over_ftp_where_it_is_the
         ftp.put(FILE, data, modified="Mon, 11 Jun 2018 22:28:00 GMT")
         with pytest.raises(Exception, match="changed since it was planned"):
             await store_unit(plan, Unit(0, 0), source, Objects.in_memory())
+
+
+@pytest.fixture
+def private() -> Iterator[PrivateOmero]:
+    with PrivateOmero("root", "s&cret=ü") as server:
+        yield server
+
+
+def a_login(server: PrivateOmero, password: str = "s&cret=ü") -> dict[str, str]:
+    return {**omero.serve(server, [Image(IMAGE, omero.voxels())]), "idr_user": "root", "idr_password": password}
+
+
+async def test_an_omero_that_answers_nobody_is_logged_in_to_once_and_asked(private: PrivateOmero, opened: Opened) -> None:
+    plan = await planned(opened(**a_login(private)))
+    assert codes(plan) == ["resampled"]
+    assert "map_annotations" in plan.archive[str(IMAGE)]  # type: ignore[operator]
+    assert private.logins == 1
+    sent = [request for request in private.requests if "cookie" in request.headers]
+    assert all(request.path.startswith(("/api/", "/web")) for request in sent)
+    assert "s&cret" not in plan.model_dump_json()
+
+
+async def test_a_session_that_ran_out_is_made_again(private: PrivateOmero, opened: Opened) -> None:
+    source = opened(**a_login(private))
+    await planned(source)
+    private.sessions.clear()
+    await planned(source)
+    assert private.logins == 2
+
+
+async def test_a_login_that_is_refused_says_whose_it_is_and_never_the_password(private: PrivateOmero, opened: Opened) -> None:
+    source = opened(**a_login(private, "wrong"))
+    with pytest.raises(ForbiddenError, match="refuses the login of 'root'") as refused:
+        await source._api.image(IMAGE)
+    assert "EMPORTER_IDR_PASSWORD" in refused.value.hint
+    assert "wrong" not in str(refused.value)
+
+
+async def test_without_a_login_a_private_omero_is_forbidden(private: PrivateOmero, opened: Opened) -> None:
+    source = opened(**{**a_login(private), "idr_user": ""})
+    with pytest.raises(FetcherError):
+        await source._api.client_paths(IMAGE)
+    assert private.logins == 0
+
+
+async def test_a_session_never_follows_a_redirect_to_another_server(
+    private: PrivateOmero, archive: FileServer, opened: Opened
+) -> None:
+    source = opened(**a_login(private))
+    await planned(source)
+    elsewhere = archive.put("/elsewhere", b"{}")
+    private.always(f"/webgateway/original_file_paths/{IMAGE}/", redirect(elsewhere))
+    with pytest.raises(NotInArchiveError):
+        await source._api.client_paths(IMAGE)
+    (request,) = archive.asked("/elsewhere")
+    assert "cookie" not in request.headers
+
+
+async def test_a_password_is_not_sent_in_clear_text_over_the_internet(opened: Opened) -> None:
+    source = opened(url_allow_private=False, idr_base_url="http://omero.example.org", idr_user="root", idr_password="x")
+    with pytest.raises(UrlRefusedError, match="for everybody to read"):
+        await source._api.client_paths(IMAGE)

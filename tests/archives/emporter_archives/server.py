@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, Self
+from urllib.parse import parse_qsl
 
 from emporter_archives.faults import (
     Bare,
@@ -81,6 +82,7 @@ class File:
     modified: str | None = LAST_MODIFIED
     ranges: bool = True
     headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class FileServer:
         self.open_now = 0
         """Answers under way, and the most there were."""
         self.open_most = 0
+        self.pace: Callable[[str], float] = lambda _: 0.0
+        """Seconds before each piece of a body, by path: a slow line."""
         self.before_answer: Callable[[str], None] = lambda _: None
         """Called with the path of every request, in the server's thread."""
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
@@ -224,6 +228,16 @@ class _Answer:
         self._writer = writer
         self._asked = headers
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the request, names in lower case."""
+        return self._asked
+
+    async def form(self) -> dict[str, str]:
+        """The body of a POST."""
+        body = await self._reader.readexactly(int(self._asked.get("content-length", "0")))
+        return dict(parse_qsl(body.decode()))
+
     async def status(self, code: int, headers: dict[str, str] | object) -> None:
         said = dict(headers) if isinstance(headers, dict) else {}
         await self._head(code, {**said, "Content-Length": "0"})
@@ -241,7 +255,7 @@ class _Answer:
             said |= {"Last-Modified": file.modified} if file.modified else {}
         asked = None if isinstance(fault, Whole | Unsized) or not file.ranges else self._range(file)
         if asked is None:
-            await self._body(200, said, file, 0, size, fault)
+            await self._body(file.status, said, file, 0, size, fault)
         elif asked[0] >= size:
             await self.status(416, {**said, "Content-Range": f"bytes */{size}"})
         else:
@@ -286,7 +300,10 @@ class _Answer:
             raise ConnectionAbortedError
 
     async def _write(self, content: Content, start: int, stop: int, *, chunked: bool) -> None:
+        pace = self._server.pace(self.path)
         for position in range(start, stop, PIECE):
+            if pace:
+                await asyncio.sleep(pace)
             piece = content[position : min(stop, position + PIECE)]
             self._writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             self._server.sent[self.path] += len(piece)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from emporter_runtime.settings import Settings
@@ -28,6 +28,11 @@ class FetcherSettings(Settings):
     """Folder of the EPFL files; the `%20` is part of it as it stands."""
     idr_base_url: str = "https://idr.openmicroscopy.org"
     """OMERO server of source `idr`; its host, and those of the folders below, are allowed by naming them."""
+    idr_user: str = ""
+    """Who logs in to that server; empty: nobody, which is all that public ones need."""
+    idr_password: SecretStr = SecretStr("")
+    idr_server: int | None = None
+    """Which of the OMERO servers behind that address, by its id; None: the first it offers."""
     idr_files_url: str = "https://ftp.ebi.ac.uk/pub/databases/IDR"
     """Public folder of all studies, to which IDR's own site maps the paths its images were imported by."""
     idr_ftp_url: str = "ftp://ftp.ebi.ac.uk/pub/databases/IDR"

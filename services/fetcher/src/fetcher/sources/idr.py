@@ -26,6 +26,7 @@ from fetcher.settings import FetcherSettings
 from fetcher.sources.idr_files import FALLBACK, PREFIXES, FileMap
 from fetcher.sources.idr_studies import REPOSITORY, Study, described, study_of
 from fetcher.sources.omero import ImageSaid, Omero, Pairs
+from fetcher.sources.omero_login import Login
 from fetcher.sources.over_files import FileObjects
 from fetcher.sources.protocol import Context, Listing, Part
 from fetcher.transports.addresses import HostPolicy
@@ -72,7 +73,8 @@ class IdrSource(FileObjects):
         )
         limits = HttpLimits(settings.connections_per_host, settings.http_connect_seconds, settings.http_stall_seconds)
         super().__init__(hosts, limits, gate, [(settings.idr_files_url, settings.idr_ftp_url)])
-        self._api = Omero(self.client, settings.idr_base_url)
+        login = Login(settings.idr_user, settings.idr_password, settings.idr_server, over_http=settings.url_allow_private)
+        self._api = Omero(self.client, settings.idr_base_url, login if settings.idr_user else None)
 
     async def resolve(self, request: IngestRequest, context: Context) -> Listing:
         numbers = await self._numbers(request.source_id)

@@ -13,7 +13,8 @@ from pydantic import JsonValue
 
 from emporter_contracts.geometry import VoxelSize, to_nm
 from emporter_runtime.errors import TransientError
-from fetcher.errors import ArchiveMisbehavesError, FetcherError, NotInArchiveError, TooManyVolumesError
+from fetcher.errors import ArchiveMisbehavesError, FetcherError, ForbiddenError, NotInArchiveError, TooManyVolumesError
+from fetcher.sources.omero_login import Login, Session
 from fetcher.sources.protocol import Claims
 from fetcher.transports.documents import json_object
 from fetcher.transports.http import HttpClient
@@ -45,11 +46,12 @@ class ImageSaid:
 
 
 class Omero:
-    """One server. `base` is its address without a path of ours."""
+    """One server. `base` is its address without a path of ours; `login` is None where everybody may ask."""
 
-    def __init__(self, client: HttpClient, base: str) -> None:
+    def __init__(self, client: HttpClient, base: str, login: Login | None = None) -> None:
         self._client = client
         self._base = base.rstrip("/")
+        self._session = Session(client, self._base, login) if login is not None else None
 
     def page(self, image: int) -> str:
         """Where a browser shows an image."""
@@ -104,7 +106,15 @@ class Omero:
         return pairs_of(said), said
 
     async def _asked(self, path: str) -> dict[str, JsonValue]:
-        return await json_object(self._client, self._base + path)
+        """An answer; after another login where the session has run out in the meantime."""
+        if self._session is None:
+            return await json_object(self._client, self._base + path)
+        headers = await self._session.headers()
+        try:
+            return await json_object(self._client, self._base + path, headers)
+        except ForbiddenError:
+            again = await self._session.renewed(headers)
+            return await json_object(self._client, self._base + path, again)
 
 
 def image_by_api(said: Mapping[str, JsonValue]) -> ImageSaid:

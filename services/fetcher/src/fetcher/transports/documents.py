@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import JsonValue
 
 from emporter_runtime.errors import RateLimitedError
 from fetcher.errors import ArchiveMisbehavesError, ArchiveRefusedError
-from fetcher.transports.http import HttpClient
+from fetcher.transports.http import NOTHING, HttpClient
 from fetcher.transports.trying import tries
 
 LONGEST_ANSWER = 16 * 2**20
 """Bytes of one answer: thousands of entries; what is longer is no description."""
 
 
-async def json_object(client: HttpClient, url: str) -> dict[str, JsonValue]:
+async def json_object(client: HttpClient, url: str, headers: Mapping[str, str] = NOTHING) -> dict[str, JsonValue]:
     """An answer that is a JSON object. What OMERO says is wrong inside an answer of status 200 is raised as if it had said so.
 
     Raises ArchiveMisbehavesError for what is no JSON object, RateLimitedError, ArchiveRefusedError, and what HttpClient raises.
     """
     async for attempt in tries():
         with attempt:
-            said = _parsed(url, await client.document(url, LONGEST_ANSWER))
+            said = parsed(url, await client.document(url, LONGEST_ANSWER, headers))
             _check(url, said)
             return said
     raise AssertionError("stamina ends by returning or raising")
 
 
-def _parsed(url: str, body: bytes) -> dict[str, JsonValue]:
+def parsed(url: str, body: bytes) -> dict[str, JsonValue]:
+    """A body as a JSON object. Raises ArchiveMisbehavesError."""
     try:
         said: Any = json.loads(body, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from urllib.parse import urljoin
+from types import MappingProxyType
+from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
@@ -30,10 +31,13 @@ from fetcher.transports.addresses import GuardedBackend, HostPolicy, Target
 from fetcher.transports.replies import Pinned, Reply, header_list
 from fetcher.transports.trying import tries
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 MAX_HOPS = 5
 """Redirects followed for one request: archives need one or two."""
 FRESH_START_BYTES = 2**20
 """A connection that brought this much before it broke is not counted as a failed try: a bad line still makes progress."""
+OURS_ALONE = frozenset({"Cookie", "Authorization", "X-CSRFToken", "Referer"})
+"""Headers that are for the server they were meant for, and never follow a redirect to another."""
 DRAINED_BYTES = 4096
 """Of an answer whose rest is not needed: reading so little is cheaper than a new connection."""
 
@@ -127,23 +131,27 @@ class HttpClient:
                         if position - begun < FRESH_START_BYTES:
                             raise
 
-    async def document(self, url: str, longest: int) -> bytes:
+    async def document(self, url: str, longest: int, headers: Mapping[str, str] = NOTHING) -> bytes:
         """All of a page or API answer of any size up to `longest` bytes; else ArchiveMisbehavesError."""
         async for attempt in tries():
             with attempt:
-                return await self._document(url, longest)
+                async with self._answer(url, dict(headers)) as (reply, response):
+                    return await _whole(reply, response, longest)
         raise AssertionError("stamina ends by returning or raising")
 
-    async def _document(self, url: str, longest: int) -> bytes:
-        async with self._answer(url, {}) as (reply, response):
-            held = bytearray()
-            async for piece in response.aiter_stream():
-                held += piece
-                if len(held) > longest:
-                    raise ArchiveMisbehavesError(f"{url}: answers more than {longest} bytes", hint="open the URL in a browser")
-            if reply.length is not None and len(held) < reply.length:
-                raise ArchiveUnreachableError(f"{url} ended at byte {len(held)} of {reply.length}")
-            return bytes(held)
+    async def exchange(
+        self, url: str, headers: Mapping[str, str], longest: int, form: bytes | None = None
+    ) -> tuple[Reply, bytes]:
+        """One answer as it is, of any status and without following a redirect: GET, or POST of a `form`."""
+        target = self._hosts.checked(url)
+        said = dict(headers)
+        if form is not None:
+            said |= {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(form))}
+        async for attempt in tries():
+            with attempt:
+                async with self._asked(target, said, form) as (reply, response):
+                    return reply, await _whole(reply, response, longest)
+        raise AssertionError("stamina ends by returning or raising")
 
     async def _once(self, pinned: Pinned, start: int, stop: int, whole: bool) -> AsyncGenerator[bytes, None]:
         """One connection's worth of `pieces`; raises ArchiveUnreachableError where it ends early."""
@@ -182,19 +190,24 @@ class HttpClient:
         """GET `url`, redirects followed and checked; 200, 206 or 416."""
         target = self._hosts.checked(url)
         for _ in range(MAX_HOPS + 1):
-            async with self._asked(target, headers) as (reply, response):
+            async with self._asked(target, headers, None) as (reply, response):
                 location = reply.redirect()
                 if location is None:
                     self._checked(target, reply)
                     yield reply, response
                     return
-            target = self._hop(target, location)
+            there = self._hop(target, location)
+            if urlsplit(there.url)[:2] != urlsplit(target.url)[:2]:
+                headers = {name: value for name, value in headers.items() if name not in OURS_ALONE}
+            target = there
         raise ArchiveRefusedError(
             f"{url}: more than {MAX_HOPS} redirects", hint="open the URL in a browser and use where it ends"
         )
 
     @asynccontextmanager
-    async def _asked(self, target: Target, headers: dict[str, str]) -> AsyncIterator[tuple[Reply, httpcore.Response]]:
+    async def _asked(
+        self, target: Target, headers: dict[str, str], form: bytes | None
+    ) -> AsyncIterator[tuple[Reply, httpcore.Response]]:
         """One request on one connection, within the host's slots and patience."""
         host = target.host
         left = self._patience.get(host, 0.0) - time.monotonic()
@@ -204,8 +217,10 @@ class HttpClient:
         slot = self._slots.setdefault(host, asyncio.Semaphore(self._limits.connections_per_host))
         async with slot:
             with _faults(target.url):
-                extensions = self._limits.extensions()
-                async with self._pool.stream("GET", target.url, headers=header_list(asked), extensions=extensions) as response:
+                extensions, method = self._limits.extensions(), "GET" if form is None else "POST"
+                async with self._pool.stream(
+                    method, target.url, headers=header_list(asked), content=form, extensions=extensions
+                ) as response:
                     yield Reply.of(target.url, response), response
 
     def _checked(self, target: Target, reply: Reply) -> None:
@@ -238,6 +253,18 @@ def _agreed(pinned: Pinned, reply: Reply, start: int, stop: int, whole: bool) ->
             f"{pinned.url}: asked for bytes {start}-{stop - 1}, answered {first}-{end - 1}", hint="try another mirror"
         )
     return 0, end
+
+
+async def _whole(reply: Reply, response: httpcore.Response, longest: int) -> bytes:
+    """A small answer. Raises ArchiveMisbehavesError for a longer one, ArchiveUnreachableError for one that ends early."""
+    held = bytearray()
+    async for piece in response.aiter_stream():
+        held += piece
+        if len(held) > longest:
+            raise ArchiveMisbehavesError(f"{reply.url}: answers more than {longest} bytes", hint="open the URL in a browser")
+    if reply.length is not None and len(held) < reply.length:
+        raise ArchiveUnreachableError(f"{reply.url} ended at byte {len(held)} of {reply.length}")
+    return bytes(held)
 
 
 async def _drain(response: httpcore.Response) -> None:
