@@ -120,7 +120,7 @@ def test_the_limit_holds_and_nothing_leaks(requests):
 def test_a_request_beyond_the_limit_is_413_and_many_at_once_are_503_or_exact(tmp_path: Path):
     rng = np.random.default_rng(0)
     voxels = rng.integers(0, 256, (128, 128, 128), dtype="u1")
-    settings = {"blocks_in_flight_bytes": 10 * MIB, "blocks_wait_seconds": 0.0}
+    settings = {"blocks_in_flight_bytes": 10 * MIB, "blocks_wait_seconds": 0.0, "blocks_request_bytes": 20 * MIB}
     with house_on(file_store(tmp_path), **settings) as house:
         made = house.commit(Made(voxels, name="crowded", chunk=(64, 64, 64), shard=(128, 128, 128), halvings=()))
         beyond = httpx.get(f"{house.url}/v1/volumes/{made.ref}/block?shape=300,300,300&outside=edge")

@@ -47,7 +47,7 @@ class Nothing:
 def test_every_crop_is_a_slice_of_numpys_padded_array(extents, origin, shape, outside):
     voxels = np.arange(1, np.prod(extents) + 1, dtype=np.uint16).reshape(extents)
     volume, level = volume_of(voxels)
-    got = asyncio.run(crop(volume, level, Box.at(origin, shape), outside).read(volume))
+    got = asyncio.run(crop(volume, level, Box.at(origin, shape), outside).read())
     padded = np.pad(voxels, AROUND, mode=outside)
     expected = padded[tuple(slice(o + AROUND, o + AROUND + n) for o, n in zip(origin, shape, strict=True))]
     assert got.flags.c_contiguous
@@ -63,7 +63,7 @@ def test_by_default_a_box_is_exact_or_refused(extents, origin, shape):
         with pytest.raises(OutsideVolumeError, match="leaves"):
             crop(volume, level, Box.at(origin, shape), "error")
         return
-    got = asyncio.run(crop(volume, level, Box.at(origin, shape), "error").read(volume))
+    got = asyncio.run(crop(volume, level, Box.at(origin, shape), "error").read())
     assert np.array_equal(got, voxels[tuple(slice(o, o + n) for o, n in zip(origin, shape, strict=True))])
 
 

@@ -17,6 +17,11 @@ class Hold:
         self._admission = admission
         self.bytes = held
 
+    @classmethod
+    def nothing(cls) -> Self:
+        """Of no admission: for whoever holds the memory in another way."""
+        return cls(Admission(0, 0), 0)
+
     def shrink(self, to: int) -> None:
         """Give back all but `to` bytes."""
         spare = self.bytes - to
@@ -39,6 +44,11 @@ class Admission:
         self.held = 0
         self._wait_seconds = wait_seconds
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def contended(self) -> bool:
+        """Whether others wait for what is held."""
+        return bool(self._waiting)
 
     async def hold(self, wanted: int) -> Hold:
         """Take `wanted` bytes. Raises TooLargeError where no wait could help, BusyError after a wait that did not."""

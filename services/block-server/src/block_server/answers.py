@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,8 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from block_server.admission import Hold
 from block_server.arrays import OpenVolume
-from block_server.errors import BlockServerError
+from block_server.errors import BlockServerError, ClientGoneError
 from emporter_contracts.ids import VolumeRef
+
+T = TypeVar("T")
 
 ENCODING_VERSION = 1
 """Raise it whenever the same request would be answered with other bytes: it is part of every ETag."""
@@ -27,6 +30,10 @@ PIECE = 4 * 2**20
 client holds two of them and no connection."""
 STALL_SECONDS = 60.0
 """How long a client may take for one piece (so 70 kB/s will do) before it is given up: it holds memory that others wait for."""
+
+
+WATCH_SECONDS = 0.02
+"""After so long it is worth looking whether the client is still there: what is in the cache is read in a tenth of it."""
 
 
 class ClientStalledError(BlockServerError):
@@ -80,7 +87,13 @@ class PiecewiseResponse(Response):
         with self._hold or nullcontext():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if isinstance(self._pieces, AsyncIterator):
-                await _sent_while_wanted(send, receive, self._pieces)
+                try:
+                    await while_wanted(receive, _sent_all(send, self._pieces))
+                except ClientGoneError:
+                    return
+                finally:
+                    if isinstance(self._pieces, AsyncGenerator):
+                        await self._pieces.aclose()  # what nobody waits for is not read
             else:
                 for piece in _cut(self._pieces):
                     await _sent(send, piece)
@@ -95,16 +108,41 @@ def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
             yield piece[start : start + PIECE]
 
 
-async def _sent_while_wanted(send: Send, receive: Receive, pieces: AsyncIterator[bytes | memoryview]) -> None:
-    """Send `pieces` until the client hangs up; what it no longer wants is not fetched."""
-    gone = asyncio.create_task(_hung_up(receive))
+async def _sent_all(send: Send, pieces: AsyncIterator[bytes | memoryview]) -> None:
+    async for piece in pieces:
+        for small in _cut([piece]):
+            await _sent(send, small)
+
+
+async def while_wanted(receive: Receive, work: Awaitable[T]) -> T:
+    """What `work` gives, unless the client hangs up: then it is cancelled, and ClientGoneError raised."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    gone: list[asyncio.Task[None]] = []
+    over = left = False
+
+    def leave(done: asyncio.Task[None]) -> None:
+        nonlocal left
+        if not (over or done.cancelled()):
+            left = True
+            task.cancel()
+
+    def watch() -> None:
+        gone.append(loop.create_task(_hung_up(receive)))
+        gone[0].add_done_callback(leave)
+
+    timer = loop.call_later(WATCH_SECONDS, watch)
     try:
-        async for piece in pieces:
-            if gone.done():
-                return
-            await _sent(send, piece)
+        return await work
+    except asyncio.CancelledError:
+        if not left or task.uncancel():
+            raise
+        raise ClientGoneError("the client hung up") from None
     finally:
-        gone.cancel()
+        over = True
+        timer.cancel()
+        for one in gone:
+            one.cancel()
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -16,7 +16,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from block_server.errors import DamagedVolumeError, UnknownLevelError
+from block_server.errors import DamagedVolumeError, UnknownLevelError, VoxelSizeUnknownError
 from emporter_contracts import storage
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
@@ -68,7 +68,32 @@ class Level:
 
     def decoded_bytes(self, box: Box) -> int:
         """Bytes of the chunks that hold `box`, of which at most VOXELS are decoded at once."""
-        return min(VOXELS, _covered(box, self.chunk) * self.dtype.itemsize)
+        return min(VOXELS, covered_voxels(box, self.chunk) * self.dtype.itemsize)
+
+
+class Reading:
+    """Voxels that were asked for. Whoever loses interest cancels it, and what was not begun yet is never read."""
+
+    __slots__ = ("_future", "_level", "_ref")
+
+    def __init__(self, ref: VolumeRef, level: Level, future: Any) -> None:
+        self._ref = ref
+        self._level = level
+        self._future = future
+
+    async def voxels(self) -> NDArray[Any]:
+        """In C order, little-endian. Raises DamagedVolumeError naming the chunk, StoreUnavailableError."""
+        with _named_faults(self._ref, self._level):
+            voxels: NDArray[Any] = await self._future
+        return voxels.astype(self._level.dtype, copy=False)
+
+    def done(self) -> bool:
+        """Whether nothing is being read for it any more."""
+        return bool(self._future.done())
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self._future.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +119,44 @@ class OpenVolume:
         z, y, x = (None if nm is None else s for nm, s in zip(known, level.scale, strict=True))
         return (z, y, x)
 
+    def fitting_level(self, size_nm: Floats3) -> Level:
+        """The coarsest level none of whose voxels is larger than `size_nm` along any axis; level 0 where all are larger.
+
+        Raises VoxelSizeUnknownError.
+        """
+        self.check_voxel_size()
+        fitting = self.levels[0]
+        for level in self.levels:
+            # a millionth: nm are sums and products of decimal fractions
+            if all(s <= wanted * (1 + 1e-6) for s, wanted in zip(level.scale, size_nm, strict=True)):
+                fitting = level
+        return fitting
+
+    def check_voxel_size(self) -> None:
+        """Raises VoxelSizeUnknownError where nanometres say nothing about this volume."""
+        if None in self.record.metadata.core.voxel_size_nm:
+            raise VoxelSizeUnknownError(
+                f"nobody knows the voxel size of {self.ref} along every axis, so nanometres say nothing",
+                hint="ask in voxels (origin, shape), or ingest it again with voxel_size_nm",
+            )
+
+    def begin(self, level: Level, box: Box, batch: ts.Batch | None = None) -> Reading:
+        """Ask for the voxels of `box`, which lies within the level: what is asked for in one batch shares its chunks."""
+        if covered_voxels(box, level.chunk) * level.dtype.itemsize > VOXELS:
+            return Reading(self.ref, level, asyncio.ensure_future(self._in_pieces(level, box)))
+        return Reading(self.ref, level, level.store[box.slices()].read(batch=batch))
+
     async def read(self, level: Level, box: Box) -> NDArray[Any]:
         """Voxels of `box`, in C order, little-endian; `box` lies within the level.
 
         Raises DamagedVolumeError naming the chunk where one is missing or broken, StoreUnavailableError.
         """
-        if _covered(box, level.chunk) * level.dtype.itemsize > VOXELS:
-            out = np.empty(box.shape, level.dtype)
-            await self.read_into(out, level, box)
-            return out
-        with _named_faults(self.ref, level):
-            voxels: NDArray[Any] = await level.store[box.slices()].read()
-        return voxels.astype(level.dtype, copy=False)
+        return await self.begin(level, box).voxels()
+
+    async def _in_pieces(self, level: Level, box: Box) -> NDArray[Any]:
+        out = np.empty(box.shape, level.dtype)
+        await self.read_into(out, level, box)
+        return out
 
     async def read_into(self, out: NDArray[Any], level: Level, box: Box) -> None:
         """`read`, into an array of the box's shape and the level's dtype that need not be contiguous."""
@@ -221,7 +272,7 @@ def _shape(values: Any) -> Shape3:
     return (int(z), int(y), int(x))
 
 
-def _covered(box: Box, chunk: Shape3) -> int:
+def covered_voxels(box: Box, chunk: Shape3) -> int:
     """Voxels of all chunks that hold some of `box`."""
     return math.prod((-(-b // c) - a // c) * c for a, b, c in zip(box.start, box.stop, chunk, strict=True))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import tensorstore as ts
 from numpy.typing import NDArray
 
-from block_server.arrays import Level, OpenVolume
-from block_server.errors import OutsideVolumeError, VoxelSizeUnknownError
+from block_server.arrays import Level, OpenVolume, Reading
+from block_server.errors import OutsideVolumeError
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.geometry import Box, Index3, Shape3
 
@@ -60,7 +62,7 @@ class Asked:
         origin = self.origin or (0, 0, 0)
         shape = self.shape or _at_most(level.shape)
         if self.origin_nm is not None or self.shape_nm is not None:
-            _check_voxel_size(volume, level)
+            volume.check_voxel_size()
         if self.origin_nm is not None:
             origin = _nearest(tuple((p - t) / s for p, t, s in zip(self.origin_nm, level.translation, level.scale, strict=True)))
         if self.shape_nm is not None:
@@ -82,6 +84,7 @@ class Asked:
 class Crop:
     """A box of one level, what of it is read, and how the rest is made of that."""
 
+    volume: OpenVolume
     level: Level
     box: Box
     outside: Outside
@@ -102,37 +105,57 @@ class Crop:
         indices = 8 * sum(self.box.shape)
         return 3 * self.bytes + indices + (0 if inside is None else self.level.decoded_bytes(inside))
 
-    async def read(self, volume: OpenVolume) -> NDArray[Any]:
-        """The voxels in C order, little-endian. Raises what `OpenVolume.read` raises."""
+    @property
+    def hull(self) -> Box | None:
+        """What of the level is read; None for nothing. Of mirrored edges it may be a little more than the part inside."""
+        return self.inside
+
+    def of(self, box: Box) -> Crop:
+        """The same of a part of its box."""
+        return crop(self.volume, self.level, box, self.outside)
+
+    def begin(self, batch: ts.Batch | None = None) -> Reading:
+        """Ask for the voxels, in C order, little-endian."""
         inside = self.inside
         if inside is self.box:
-            return await volume.read(self.level, inside)
+            return self.volume.begin(self.level, inside, batch)
+        return Reading(self.volume.ref, self.level, asyncio.ensure_future(self._with_edges()))
+
+    async def read(self) -> NDArray[Any]:
+        """The voxels. Raises what `OpenVolume.read` raises."""
+        return await self.begin().voxels()
+
+    async def _with_edges(self) -> NDArray[Any]:
+        inside = self.inside
         if self.outside == "constant":
             out = np.zeros(self.box.shape, self.level.dtype)
             if inside is not None:
                 at = inside.moved((-self.box.start[0], -self.box.start[1], -self.box.start[2]))
-                await volume.read_into(out[at.slices()], self.level, inside)
+                await self.volume.read_into(out[at.slices()], self.level, inside)
             return out
-        axes = [
-            source_indices(a, b, n, self.outside) for a, b, n in zip(self.box.start, self.box.stop, self.level.shape, strict=True)
-        ]
-        hull = _hull(axes)
-        voxels = await volume.read(self.level, hull)
-        return await asyncio.to_thread(_taken, voxels, [axis - first for axis, first in zip(axes, hull.start, strict=True)])
+        ends = zip(self.box.start, self.box.stop, self.level.shape, strict=True)
+        return await gathered(self.volume, self.level, [source_indices(a, b, n, self.outside) for a, b, n in ends])
 
 
 def crop(volume: OpenVolume, level: Level, box: Box, outside: Outside) -> Crop:
     """Raises OutsideVolumeError for a box that leaves the level where `outside` is "error"."""
     whole = Box.whole(level.shape)
     if box.within(whole):
-        return Crop(level, box, outside, inside=box)
+        return Crop(volume, level, box, outside, inside=box)
     if outside == "error":
         raise OutsideVolumeError(
             f"the box {_text(box.start)} to {_text(box.stop)} leaves {volume.ref} level {level.number}, which holds "
             f"{_text(level.shape)} voxels z,y,x",
             hint="ask for a box inside, or say outside=constant, reflect or edge",
         )
-    return Crop(level, box, outside, inside=box.overlap(whole))
+    return Crop(volume, level, box, outside, inside=box.overlap(whole))
+
+
+async def gathered(volume: OpenVolume, level: Level, axes: Sequence[Axis]) -> NDArray[Any]:
+    """The voxels at every combination of the indices along z, y, x, all inside the level."""
+    hull = hull_of(axes)
+    voxels = await volume.read(level, hull)
+    return await asyncio.to_thread(_taken, voxels, [axis - first for axis, first in zip(axes, hull.start, strict=True)])
 
 
 def source_indices(start: int, stop: int, extent: int, outside: Outside) -> Axis:
@@ -145,7 +168,8 @@ def source_indices(start: int, stop: int, extent: int, outside: Outside) -> Axis
     return np.minimum(folded, period - folded)
 
 
-def _hull(axes: list[Axis]) -> Box:
+def hull_of(axes: Sequence[Axis]) -> Box:
+    """The box around the voxels at some indices along z, y, x."""
     z, y, x = ((int(axis.min()), int(axis.max()) + 1) for axis in axes)
     return Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
@@ -156,14 +180,6 @@ def _taken(voxels: NDArray[Any], axes: list[Axis]) -> NDArray[Any]:
         if len(axis) != voxels.shape[number] or not np.array_equal(axis, np.arange(len(axis))):
             voxels = np.take(voxels, axis, axis=number)
     return np.ascontiguousarray(voxels)
-
-
-def _check_voxel_size(volume: OpenVolume, level: Level) -> None:
-    if None in volume.voxel_size_nm(level):
-        raise VoxelSizeUnknownError(
-            f"nobody knows the voxel size of {volume.ref} along every axis, so nanometres say nothing",
-            hint="ask in voxels (origin, shape), or ingest it again with voxel_size_nm",
-        )
 
 
 def _nearest(values: tuple[float, ...]) -> Index3:

@@ -1,8 +1,7 @@
-"""Voxels as bytes: raw, npy, and pictures of slices."""
+"""Slices as pictures, and what is black and white in them."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +18,13 @@ PNG_LEVEL = 1
 BAND_BYTES = 4 * 2**20
 """Of a slice brought to 8 bits at once, so that a large plane needs no second plane of floats."""
 
-BlockFormat = Literal["raw", "npy"]
-MEDIA_TYPES: dict[BlockFormat, str] = {"raw": "application/octet-stream", "npy": "application/x-npy"}
+PictureFormat = Literal["png", "jpeg", "webp"]
+PICTURE_TYPES: dict[PictureFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+QUALITY = 90
+"""Of jpeg and webp: membranes stay sharp, at a quarter of the PNG's bytes."""
+LONGEST_SIDE: dict[PictureFormat, int] = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383}
+"""Pixels that the format (JPEG: libjpeg's limit) can hold along a side."""
+Depth = Literal[8, 16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +42,16 @@ class Window:
         return f"{self.low:.17g},{self.high:.17g}"
 
 
-def raw(voxels: NDArray[Any]) -> memoryview:
-    """The bytes of a C-ordered array, without a copy."""
-    return voxels.reshape(-1).view(np.uint8).data
-
-
-def npy_header(voxels: NDArray[Any]) -> bytes:
-    """What stands before the raw bytes in a .npy file, version 1.0 (numpy.lib.format)."""
-    out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(voxels))
-    return out.getvalue()
-
-
-def window_of(text: str, dtype: np.dtype[Any], record: MetadataRecord) -> Window | None:
-    """The window `auto`, `full` or `low,high` means for a volume; None where voxels are grey values as they are.
+def window_of(text: str, dtype: np.dtype[Any], record: MetadataRecord, depth: Depth = 8) -> Window | None:
+    """The window `auto`, `full` or `low,high` means for a volume; None where voxels are grey values as they are: of as many bits,
+    or, in a picture of 16, of fewer.
 
     `auto` is the record's (0.1 to 99.9 percentile), `full` the true minimum and maximum. Raises UnsuitableViewError where
     there is none: for 64-bit integers, which are names rather than grey values, and for labels.
     """
     if text not in {"auto", "full"}:
         return _given(text)
-    if text == "auto" and dtype == np.uint8:
+    if text == "auto" and dtype.kind == "u" and (dtype.itemsize == 1 or depth == 16 == 8 * dtype.itemsize):
         return None
     statistics = record.metadata.technical.statistics
     labels = record.metadata.core.role == "labels"
@@ -72,26 +65,48 @@ def window_of(text: str, dtype: np.dtype[Any], record: MetadataRecord) -> Window
     return _spread(float(low), float(high))
 
 
-def grey(plane: NDArray[Any], window: Window | None) -> NDArray[np.uint8]:
-    """An 8-bit picture of a 2-D array; NaN is black."""
+def grey(plane: NDArray[Any], window: Window | None, depth: Depth = 8) -> NDArray[Any]:
+    """An 8- or 16-bit picture of a 2-D array; NaN is black."""
+    kind = np.uint8 if depth == 8 else np.uint16
     if window is None:
-        return np.ascontiguousarray(plane, np.uint8)
-    out = np.empty(plane.shape, np.uint8)
+        return np.ascontiguousarray(plane, kind)
+    out = np.empty(plane.shape, kind)
+    white = np.iinfo(kind).max
     rows = max(1, BAND_BYTES // (8 * plane.shape[1]))
     for first in range(0, plane.shape[0], rows):
         band = plane[first : first + rows].astype(np.float64)
         band -= window.low
-        band *= 255
+        band *= white
         band /= window.high - window.low
-        np.clip(np.nan_to_num(band, copy=False, nan=0.0), 0, 255, out=band)
+        np.clip(np.nan_to_num(band, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf), 0, white, out=band)
         np.rint(band, out=band)
         out[first : first + rows] = band
     return out
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """An 8-bit grey PNG, rows first."""
-    return bytes(imagecodecs.png_encode(picture, level=PNG_LEVEL))
+def check_picture(side: int, form: PictureFormat, depth: Depth) -> None:
+    """Raises UnsuitableViewError where a format has no such pictures; `side` is the longer one, in pixels."""
+    if depth == 16 and form != "png":
+        raise UnsuitableViewError(f"{form} holds 8 bits", hint="say format=png with depth=16")
+    if side > LONGEST_SIDE[form]:
+        raise UnsuitableViewError(f"{form} holds {LONGEST_SIDE[form]} pixels along a side, not {side}", hint="say format=png")
+
+
+def encoded(picture: NDArray[Any], form: PictureFormat) -> bytes:
+    """A grey picture, rows first; jpeg and webp are lossy. Blocking, and worth a thread of its own."""
+    match form:
+        case "png":
+            return bytes(imagecodecs.png_encode(picture, level=PNG_LEVEL))
+        case "jpeg":
+            return bytes(imagecodecs.jpeg8_encode(picture, level=QUALITY))
+        case "webp":
+            colours = np.repeat(picture[:, :, np.newaxis], 3, axis=2)  # WebP has no grey
+            return bytes(imagecodecs.webp_encode(colours, level=QUALITY))
+
+
+def png(picture: NDArray[Any]) -> bytes:
+    """An 8- or 16-bit grey PNG, rows first."""
+    return encoded(picture, "png")
 
 
 def _given(text: str) -> Window:

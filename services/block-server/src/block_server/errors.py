@@ -6,6 +6,7 @@ EmporterError
     ├── UnknownLevelError       404  the volume has fewer levels
     ├── NoSuchKeyError          404  nothing is stored under that key of the Zarr
     ├── NotPinnedError          404  a route of many requests was asked without a revision
+    ├── NotAcceptableError      406  the client accepts none of the formats there are
     ├── VoxelSizeUnknownError   409  nanometres were asked of a volume whose voxel size nobody knows
     ├── RemovedVolumeError      410  the revision was removed
     ├── TooLargeError           413  one request that is more than all may hold
@@ -13,6 +14,7 @@ EmporterError
     ├── OutsideVolumeError      416  a box or slice that leaves the volume
     ├── UnsatisfiableRangeError 416  a byte range past the end of an object
     ├── DamagedVolumeError      502  something that a commit promises is missing or can't be read
+    ├── ClientGoneError         499  the client hung up; nobody is there to be told
     └── BusyError               503  too much is being read at the moment
 """
 
@@ -64,6 +66,11 @@ class NotPinnedError(BlockServerError):
         return {"link": f'<{self.pinned}>; rel="canonical"'}
 
 
+class NotAcceptableError(BlockServerError):
+    code = "not_acceptable"
+    status = 406
+
+
 class VoxelSizeUnknownError(BlockServerError):
     code = "voxel_size_unknown"
     status = 409
@@ -107,6 +114,11 @@ class UnsatisfiableRangeError(BlockServerError):
 class DamagedVolumeError(BlockServerError):
     code = "data_missing"
     status = 502
+
+
+class ClientGoneError(BlockServerError):
+    code = "client_gone"
+    status = 499  # nginx's; never sent
 
 
 class BusyError(BlockServerError):

@@ -11,11 +11,12 @@ from block_server.rooms import REVISION
 
 EXPOSED = (
     "Content-Range, Content-Length, ETag, Accept-Ranges, Retry-After, Link, X-Emporter-Revision, X-Emporter-Shape, "
-    "X-Emporter-Dtype, X-Emporter-Origin, X-Emporter-Voxel-Size-Nm, X-Emporter-Caveats, X-Emporter-Window"
+    "X-Emporter-Dtype, X-Emporter-Origin, X-Emporter-Voxel-Size-Nm, X-Emporter-Caveats, X-Emporter-Window, "
+    "X-Emporter-Level, Server-Timing"
 )
 CROSS_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
 PREFLIGHT = {
-    "access-control-allow-methods": "GET, HEAD, OPTIONS",
+    "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
     "access-control-allow-headers": "Range, If-Range, If-None-Match, Accept, Content-Type",
     "access-control-max-age": "86400",
 }

@@ -7,13 +7,16 @@ a parameter they don't know, so that a misspelt `origin` would quietly give anot
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from starlette.requests import Request
 
+from block_server.arrays import Level, OpenVolume
 from block_server.cropping import Frame, Outside
-from block_server.encoding import BlockFormat
+from block_server.encoding import PictureFormat
+from block_server.errors import TooLargeError
+from block_server.formats import BlockFormat, Dtype
 from emporter_contracts.errors import InvalidValueError
 
 Q = TypeVar("Q", bound="Query")
@@ -26,6 +29,8 @@ VOLUME = {
     "schema": {"type": "string"},
     "description": "`<volume>`, its current revision, or pinned: `<volume>@r<N>`",
 }
+LARGEST_BODY = 8 * 2**20
+"""Bytes of a JSON body: some 200,000 origins."""
 LONGEST = 100
 """Characters of one parameter; three indices take 60 at most."""
 
@@ -55,11 +60,39 @@ Index = Annotated[
 Numbers = Annotated[
     tuple[float, float, float], BeforeValidator(_three(float, "z,y,x, three numbers of nm")), WithJsonSchema({"type": "string"})
 ]
+
+
+def _size(text: object) -> tuple[float, float, float]:
+    one = str(text)
+    return _three(float, "a voxel size, in nm: one number, or z,y,x")(one if "," in one else f"{one},{one},{one}")
+
+
+Size = Annotated[tuple[float, float, float], BeforeValidator(_size), WithJsonSchema({"type": "string", "example": "32"})]
 LevelNumber = Annotated[int, Field(ge=0, le=64, description="level of the pyramid, 0 = full resolution")]
 
 
-class BlockQuery(Query):
-    level: LevelNumber = 0
+class Leveled(Query):
+    """Which level: by number, or the coarsest that is no coarser than a voxel size."""
+
+    level: Annotated[LevelNumber | None, Field(description="level of the pyramid, 0 = full resolution, which is the default")] = (
+        None
+    )
+    voxel_size_nm: Annotated[Size | None, Field(description="z,y,x or one for all: the coarsest level that is no coarser")] = None
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if self.level is not None and self.voxel_size_nm is not None:
+            raise ValueError("level and voxel_size_nm say the same thing twice")
+        if self.voxel_size_nm is not None and not all(0 < nm < float("inf") for nm in self.voxel_size_nm):
+            raise ValueError("voxel_size_nm must be more than 0")
+        return self
+
+    def of(self, volume: OpenVolume) -> Level:
+        """Raises UnknownLevelError, VoxelSizeUnknownError."""
+        return volume.level(self.level or 0) if self.voxel_size_nm is None else volume.fitting_level(self.voxel_size_nm)
+
+
+class BlockQuery(Leveled):
     origin: Annotated[Index | None, Field(description="first voxel z,y,x; 0,0,0 if absent")] = None
     shape: Annotated[Index | None, Field(description="voxels z,y,x; 128,128,128 if absent, less in a smaller level")] = None
     origin_nm: Annotated[Numbers | None, Field(description="world z,y,x in nm: the voxel nearest to it")] = None
@@ -67,17 +100,22 @@ class BlockQuery(Query):
     frame: Annotated[Frame, Field(description="voxel: of the level; source: the archive's own, full resolution")] = "voxel"
     format: Annotated[BlockFormat | None, Field(description="if absent, by Accept; else raw")] = None
     outside: Annotated[Outside, Field(description="what to give for voxels outside the volume")] = "error"
+    dtype: Annotated[Dtype | None, Field(description="other than the stored one; numbers stay what they are")] = None
+    window: Annotated[
+        str | None,
+        Field(max_length=LONGEST, description="contrast, never by default: auto, full, or low,high becomes the dtype's range"),
+    ] = None
 
 
-class SliceQuery(Query):
-    level: LevelNumber = 0
-    format: Literal["png"] = "png"
+class SliceQuery(Leveled):
+    format: Annotated[PictureFormat | None, Field(description="if absent, by Accept; else png; jpeg and webp are lossy")] = None
+    depth: Annotated[Literal["8", "16"], Field(description="bits of a pixel; 16 in png only")] = "8"
     window: Annotated[
         str,
         Field(
             max_length=LONGEST,
-            description="what is black and what white: auto (8 bit as it is, else 0.1 to 99.9 percentile), "
-            "full (minimum, maximum), or low,high",
+            description="what is black and what white: auto (8 bit, or 16 bit at depth 16, as it is, else 0.1 to 99.9 "
+            "percentile), full (minimum, maximum), or low,high",
         ),
     ] = "auto"
 
@@ -96,13 +134,30 @@ def asked(request: Request, model: type[Q]) -> Q:
     try:
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"][:1]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            raise InvalidValueError(f"there is no parameter {name[:LONGEST]!r}", hint=f"the parameters are {known}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidValueError(f"{name}: {message}", hint="/openapi.json says what may be asked") from None
+        raise _misread(error, model, 1) from None
+
+
+async def asked_body(request: Request, model: type[Q]) -> Q:
+    """The JSON body of a request. Raises InvalidValueError, TooLargeError."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise TooLargeError(f"the request is longer than {LARGEST_BODY} bytes", hint="ask for fewer boxes at once")
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise _misread(error, model, 4) from None
+
+
+def _misread(error: ValidationError, model: type[BaseModel], depth: int) -> InvalidValueError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = ".".join(map(str, first["loc"][:depth]))[:LONGEST]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields)
+        return InvalidValueError(f"there is no parameter {name!r}", hint=f"the parameters are {known}")
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidValueError(f"{name}: {message}" if name else message, hint="/openapi.json says what may be asked")
 
 
 def documented(model: type[Query] | None, *path: dict[str, Any]) -> dict[str, Any]:

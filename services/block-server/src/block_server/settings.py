@@ -21,7 +21,9 @@ class BlockServerSettings(HttpSettings):
     blocks_cache_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
     """Of decoded chunks kept, over all volumes."""
     blocks_in_flight_bytes: Annotated[int, Field(ge=8 * MIB)] = 512 * MIB
-    """Of voxels that requests may hold at once; more wait a moment, then get 503. A single request above it gets 413."""
+    """Of voxels that requests may hold at once; more wait a moment, then get 503. A larger box is sent as it is read."""
+    blocks_request_bytes: Annotated[int, Field(ge=MIB)] = 16_384 * MIB
+    """Of voxels that a single request may ask for; more gets 413."""
     blocks_passthrough_bytes: Annotated[int, Field(ge=8 * MIB)] = 256 * MIB
     """Of stored bytes that requests for the Zarr itself may hold at once."""
     blocks_wait_seconds: Annotated[float, Field(ge=0)] = 5.0

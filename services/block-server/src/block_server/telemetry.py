@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import tensorstore as ts
@@ -12,6 +12,7 @@ from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from starlette.types import Scope
 
 from block_server.admission import Admission
+from block_server.reading import Part, amplification
 
 REQUESTS = Counter("emporter_blocks_requests_answered_total", "By route, method and status", ["route", "method", "status"])
 SECONDS = Histogram(
@@ -21,9 +22,19 @@ SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 SENT = Counter("emporter_blocks_sent_bytes_total", "Bytes of bodies", ["route"])
+STAGES = Histogram(
+    "emporter_blocks_stage_duration_seconds",
+    "By stage of an answer: find the volume, wait for memory, read, encode",
+    ["stage"],
+    buckets=(0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+VOXELS = Counter("emporter_blocks_voxel_bytes_total", "Bytes of voxels asked for, as stored")
+TOUCHED = Counter(
+    "emporter_blocks_chunk_bytes_total", "Bytes of the chunks that held them: over voxel bytes, the read amplification"
+)
 HELD = Gauge("emporter_blocks_held_bytes", "Bytes that requests hold just now", ["kind"])
 
-METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 CACHE = "/tensorstore/cache/"
 """TensorStore's own counts of its caches, for all volumes together."""
 
@@ -40,6 +51,13 @@ def observe(scope: Scope, status: int, sent: int, seconds: float) -> None:
 @cache  # as many as there are routes, methods and statuses; looking them up by label takes longer than counting
 def _counted(route: str, method: str, status: int) -> tuple[Counter, Histogram, Counter]:
     return REQUESTS.labels(route, method, status), SECONDS.labels(route), SENT.labels(route)
+
+
+def count_voxels(parts: Sequence[Part]) -> None:
+    """Count what is asked for, and what has to be decoded for it where no cache has it."""
+    asked, touched = amplification(parts)
+    VOXELS.inc(asked)
+    TOUCHED.inc(touched)
 
 
 def watch(kind: str, admission: Admission) -> None:
@@ -59,6 +77,15 @@ class CacheCollector(Collector):
             family = CounterMetricFamily(f"emporter_blocks_cache_{name.removesuffix('_count')}s", f"Cache: {name}")
             family.add_metric([], float(total))
             yield family
+        read = sum(
+            value["value"]
+            for metric in ts.experimental_collect_matching_metrics("/tensorstore/kvstore/")
+            if metric["name"].endswith("/bytes_read")
+            for value in metric["values"]
+        )
+        stored = CounterMetricFamily("emporter_blocks_stored_bytes_read", "Bytes read from the store to decode them")
+        stored.add_metric([], float(read))
+        yield stored
 
 
 def watch_cache(registry: CollectorRegistry = REGISTRY) -> None:

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from block_server.answers import PiecewiseResponse, cache_rule, etag, not_modified, unchanged
+from block_server.answers import cache_rule, etag, not_modified, unchanged, while_wanted
+from block_server.arrays import Level, OpenVolume
 from block_server.cropping import Asked, Crop, crop
-from block_server.encoding import MEDIA_TYPES, BlockFormat, grey, npy_header, png, raw, window_of
+from block_server.delivering import Form, Timing, cut, deliver
+from block_server.encoding import PICTURE_TYPES, Depth, Window, check_picture, encoded, grey, window_of
 from block_server.errors import DamagedVolumeError, OutsideVolumeError
 from block_server.faults import problems
+from block_server.formats import MEDIA_TYPES, Conversion, Dtype, accepted, conversion
 from block_server.queries import VOLUME, BlockQuery, SliceQuery, asked, documented
 from block_server.rooms import Found, Rooms, find, removed_or_damaged, rooms_of, voxel_headers
+from block_server.telemetry import count_voxels
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.geometry import AXES, Box
 
@@ -40,6 +44,7 @@ VOXEL_HEADERS = {
     "X-Emporter-Shape": "voxels z,y,x",
     "X-Emporter-Dtype": "numpy's name; little-endian",
     "X-Emporter-Origin": "first voxel z,y,x, of the level asked for",
+    "X-Emporter-Level": "the level they are of",
     "X-Emporter-Voxel-Size-Nm": "of the level asked for, z,y,x; `null` where nobody knows",
     "X-Emporter-Caveats": "what a user of the voxels must know, by code; the volume's page has the evidence",
 }
@@ -50,7 +55,7 @@ def _answers(description: str, *media_types: str) -> dict[int | str, dict[str, A
     return {
         200: {"description": description, "headers": headers, "content": dict.fromkeys(media_types, OCTETS)},
         304: {"description": "The client has it already (If-None-Match)"},
-        **problems(400, 404, 409, 410, 413, 415, 416, 502, 503),
+        **problems(400, 404, 406, 409, 410, 413, 415, 416, 502, 503),
     }
 
 
@@ -62,62 +67,76 @@ def _answers(description: str, *media_types: str) -> dict[int | str, dict[str, A
 )
 async def block(request: Request) -> Response:
     """A box of voxels at any offset. What it is made of is in the X-Emporter headers."""
+    timing = Timing()
     query, rooms = asked(request, BlockQuery), rooms_of(request)
     found = await find(request)
-    level = found.volume.level(query.level)
+    level = query.of(found.volume)
     place = Asked(query.origin, query.shape, query.origin_nm, query.shape_nm, query.frame)
     wanted = crop(found.volume, level, place.box(found.volume, level), query.outside)
-    encoding = query.format or _accepted(request)
-    tag = etag(found.volume, "block", query.level, wanted.box.start, wanted.box.stop, query.outside, encoding)
+    form = Form(
+        wanted.box.shape,
+        level.dtype,
+        query.format or accepted(request.headers.get("accept"), MEDIA_TYPES),
+        asked_conversion(found.volume, level, query.dtype, query.window),
+    )
+    tag = etag(
+        found.volume, "block", level.number, wanted.box.start, wanted.box.stop, query.outside, form.encoding, form.conversion
+    )
     headers = _headers(found, wanted, tag) | ({} if query.format else {"vary": "accept"})
+    headers["x-emporter-dtype"] = form.dtype.name
     if unchanged(request, tag):
         return not_modified(headers)
-    hold = await rooms.decoding.hold(wanted.needed_bytes)
-    try:
-        voxels = await _read(rooms, found, wanted)
-        pieces: list[bytes | memoryview] = [raw(voxels)] if encoding == "raw" else [npy_header(voxels), raw(voxels)]
-        hold.shrink(wanted.bytes)
-    except BaseException:
-        hold.shrink(0)
-        raise
-    return PiecewiseResponse(pieces, sum(map(len, pieces)), headers=headers, media_type=MEDIA_TYPES[encoding], hold=hold)
+    parts = cut(rooms, wanted)
+    timing.over("find")
+    return await deliver(request, parts, form, headers, timing, together=False)
 
 
 @router.get(
     "/v1/volumes/{v}/slice/{axis}/{index}",  # noqa: FAST003  # read from the request
     response_class=Response,
-    responses=_answers("A grey picture: rows and columns are the two axes left, in the order z, y, x", "image/png"),
+    responses=_answers("A grey picture: rows and columns are the two axes left, in the order z, y, x", *PICTURE_TYPES.values()),
     openapi_extra=documented(SliceQuery, VOLUME, AXIS, INDEX),
 )
 async def picture(request: Request) -> Response:
-    """One slice as an 8-bit picture."""
+    """One slice as a picture."""
+    timing = Timing()
     query, rooms = asked(request, SliceQuery), rooms_of(request)
-    cut, index = _plane(request)
+    cut_axis, index = _plane(request)
     found = await find(request)
-    level = found.volume.level(query.level)
-    if index >= level.shape[cut]:
+    level = query.of(found.volume)
+    if index >= level.shape[cut_axis]:
         raise OutsideVolumeError(
-            f"{found.volume.ref} level {level.number} has {level.shape[cut]} voxels along {AXES[cut]}, no slice {index}",
-            hint=f"slices are 0 to {level.shape[cut] - 1}",
+            f"{found.volume.ref} level {level.number} has {level.shape[cut_axis]} voxels along {AXES[cut_axis]}: no {index}",
+            hint=f"slices are 0 to {level.shape[cut_axis] - 1}",
         )
-    shown = window_of(query.window, level.dtype, found.volume.record)
+    depth: Depth = 16 if query.depth == "16" else 8
+    shown = window_of(query.window, level.dtype, found.volume.record, depth)
+    form = query.format or accepted(request.headers.get("accept"), PICTURE_TYPES)
     start, stop = [0, 0, 0], list(level.shape)
-    start[cut], stop[cut] = index, index + 1
+    start[cut_axis], stop[cut_axis] = index, index + 1
+    check_picture(max(n for axis, n in enumerate(level.shape) if axis != cut_axis), form, depth)
     wanted = crop(found.volume, level, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])), "error")
-    tag = etag(found.volume, "slice", level.number, cut, index, query.format, shown)
+    tag = etag(found.volume, "slice", level.number, cut_axis, index, form, depth, shown)
     headers = _headers(found, wanted, tag) | {"x-emporter-window": "as stored" if shown is None else str(shown)}
+    headers |= {} if query.format else {"vary": "accept"}
     if unchanged(request, tag):
         return not_modified(headers)
-    # Beside the voxels: the 8-bit plane and its PNG.
-    with await rooms.decoding.hold(wanted.needed_bytes + 2 * wanted.box.size):
-        voxels = await _read(rooms, found, wanted)
-        body = await asyncio.to_thread(lambda: png(grey(np.squeeze(voxels, cut), shown)))
-    return Response(body, headers=headers, media_type="image/png")
+    count_voxels([wanted])
+    timing.over("find")
+    # Beside the voxels: the picture, three times for webp's colours, and its encoded form.
+    needed = wanted.needed_bytes + 5 * wanted.box.size * depth // 8
+    with await while_wanted(request.receive, rooms.decoding.hold(needed)):
+        timing.over("wait")
+        voxels = await while_wanted(request.receive, _read(rooms, found, wanted))
+        timing.over("read")
+        body = await asyncio.to_thread(lambda: encoded(grey(np.squeeze(voxels, cut_axis), shown, depth), form))
+        timing.over("encode")
+    return Response(body, headers=headers | timing.header, media_type=PICTURE_TYPES[form])
 
 
 async def _read(rooms: Rooms, found: Found, wanted: Crop) -> Any:
     try:
-        return await wanted.read(found.volume)
+        return await wanted.read()
     except DamagedVolumeError as error:
         raise await removed_or_damaged(rooms, found.volume, error) from error
 
@@ -127,13 +146,19 @@ def _headers(found: Found, wanted: Crop, tag: str) -> dict[str, str]:
         "etag": tag,
         "cache-control": cache_rule(found.asked),
         "x-emporter-shape": ",".join(map(str, wanted.box.shape)),
+        "x-emporter-level": str(wanted.level.number),
         "x-emporter-origin": ",".join(map(str, wanted.box.start)),
     }
 
 
-def _accepted(request: Request) -> BlockFormat:
-    """Npy for whoever asks for it by name, raw for all others."""
-    return "npy" if MEDIA_TYPES["npy"] in request.headers.get("accept", "") else "raw"
+def asked_conversion(volume: OpenVolume, level: Level, dtype: Dtype | None, window: str | None) -> Conversion | None:
+    """The conversion that a request names; None where it names none. Raises UnsuitableViewError."""
+    if dtype is None and window is None:
+        return None
+    meant = None if window is None else window_of(window, level.dtype, volume.record)
+    if window is not None and meant is None:  # 8 bit "as it is"
+        meant = Window(0, 255)
+    return conversion(level.dtype, dtype, meant, labels=volume.record.metadata.core.role == "labels")
 
 
 def _plane(request: Request) -> tuple[int, int]:

@@ -1,0 +1,207 @@
+"""From parts to an answer: how much memory that takes, reading in order, and the body in the form asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from block_server import telemetry
+from block_server.admission import Hold
+from block_server.answers import PiecewiseResponse, while_wanted
+from block_server.arrays import OpenVolume
+from block_server.cropping import Crop
+from block_server.errors import DamagedVolumeError, TooLargeError
+from block_server.formats import BLOSC_LONGEST, MEDIA_TYPES, BlockFormat, Conversion, compressed, npy_header, raw
+from block_server.reading import AHEAD, Part, Plan, in_order, planned, slabs
+from block_server.rooms import Rooms, removed_or_damaged, rooms_of
+
+Pieces = AsyncIterator[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How voxels of `stored` dtype are given: of what shape in all, in which format, converted or not."""
+
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    encoding: BlockFormat
+    conversion: Conversion | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.stored if self.conversion is None else self.conversion.dtype
+
+    @property
+    def head(self) -> bytes:
+        """What comes before the voxels."""
+        return npy_header(self.shape, self.dtype) if self.encoding == "npy" else b""
+
+    def bytes_of(self, parts: Iterable[Part]) -> int:
+        """Of their voxels, as given."""
+        return sum(part.bytes for part in parts) // self.stored.itemsize * self.dtype.itemsize
+
+    async def made(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Voxels as given, from voxels as stored."""
+        return voxels if self.conversion is None else await asyncio.to_thread(self.conversion, voxels)
+
+
+class Timing:
+    """Milliseconds by stage, for Server-Timing (W3C) and the metrics."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._stages: list[str] = []
+
+    def over(self, stage: str) -> None:
+        """`stage` ends now and the next begins."""
+        now = time.perf_counter()
+        telemetry.STAGES.labels(stage).observe(now - self._last)
+        self._stages.append(f"{stage};dur={(now - self._last) * 1e3:.2f}")
+        self._last = now
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"server-timing": ", ".join(self._stages)}
+
+
+async def deliver(
+    request: Request, parts: Sequence[Part], form: Form, headers: Mapping[str, str], timing: Timing, *, together: bool
+) -> Response:
+    """The voxels of `parts`, one after the other. `together` reads them in one go where memory allows, so that no chunk is
+    decoded twice; else they are parts of one large box, and read a little ahead of what is sent.
+
+    Raises TooLargeError, BusyError, DamagedVolumeError, StoreUnavailableError, ClientGoneError.
+    """
+    rooms = rooms_of(request)
+    telemetry.count_voxels(parts)
+    if form.encoding in {"zstd", "blosc"}:
+        return await _whole(request, rooms, parts, form, headers, timing)
+    most = rooms.decoding.limit // 2
+    if not together:
+        most = min(most, AHEAD * max(part.needed_bytes for part in parts))
+    plan = planned(parts, most)
+    hold = await while_wanted(request.receive, rooms.decoding.hold(plan.at_once + _converted(parts, form)))
+    timing.over("wait")
+    try:
+        async with _named(rooms, parts):
+            voxels, rest = await while_wanted(request.receive, _begun(plan, form, hold))
+    except BaseException:
+        hold.shrink(0)
+        raise
+    timing.over("read")
+    head, length = form.head, form.bytes_of(parts)
+    said = {**headers, **timing.header}
+    media_type = MEDIA_TYPES[form.encoding]
+    if rest is None:
+        hold.shrink(min(hold.bytes, voxels.nbytes))
+        pieces: list[bytes | memoryview] = [head, raw(voxels)] if head else [raw(voxels)]
+        return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=media_type, hold=hold)
+    body = _body(head, voxels, rest, form)
+    return PiecewiseResponse(body, len(head) + length, headers=said, media_type=media_type, hold=hold)
+
+
+async def _begun(plan: Plan, form: Form, hold: Hold) -> tuple[NDArray[Any], AsyncGenerator[NDArray[Any], None] | None]:
+    """The first part's voxels, and the others if there are any: what can't be read at all is told before an answer begins."""
+    if len(plan.parts) == 1:
+        return await form.made(await plan.parts[0].begin(None).voxels()), None
+    rest = in_order(plan, hold)
+    try:
+        return await form.made(await anext(rest)), rest
+    except BaseException:
+        await rest.aclose()
+        raise
+
+
+async def _body(head: bytes, first: NDArray[Any], rest: AsyncGenerator[NDArray[Any], None], form: Form) -> Pieces:
+    async with aclosing(rest):
+        if head:
+            yield head
+        yield raw(first)
+        del first
+        async for voxels in rest:
+            yield raw(await form.made(voxels))
+
+
+async def _whole(
+    request: Request, rooms: Rooms, parts: Sequence[Part], form: Form, headers: Mapping[str, str], timing: Timing
+) -> Response:
+    """A compressed body, which is made as a whole: its length must be known, and one frame is what every reader takes."""
+    assert form.encoding in {"zstd", "blosc"}
+    size = form.bytes_of(parts)
+    plan = planned(parts, rooms.decoding.limit // 2)
+    if 2 * size + plan.at_once > rooms.decoding.limit or (form.encoding == "blosc" and size > BLOSC_LONGEST):
+        raise TooLargeError(
+            f"{size} bytes can't be compressed as one body, which takes more memory than there is for all",
+            hint="ask for format=raw, which has no such limit, or for smaller boxes",
+        )
+    hold = await while_wanted(request.receive, rooms.decoding.hold(plan.at_once + 2 * size + _converted(parts, form)))
+    timing.over("wait")
+    try:
+        async with _named(rooms, parts):
+            voxels = await while_wanted(request.receive, _gathered(plan, form, size))
+        timing.over("read")
+        body = await asyncio.to_thread(compressed, raw(voxels), form.dtype.itemsize, form.encoding)
+        del voxels
+        timing.over("encode")
+        hold.shrink(len(body))
+    except BaseException:
+        hold.shrink(0)
+        raise
+    said = {**headers, **timing.header}
+    return PiecewiseResponse([body], len(body), headers=said, media_type=MEDIA_TYPES[form.encoding], hold=hold)
+
+
+async def _gathered(plan: Plan, form: Form, size: int) -> NDArray[Any]:
+    if len(plan.parts) == 1:
+        return await form.made(await plan.parts[0].begin(None).voxels())
+    out, at = np.empty(size // form.dtype.itemsize, form.dtype), 0
+    async with aclosing(in_order(plan, Hold.nothing())) as parts:
+        async for voxels in parts:
+            out[at : at + voxels.size] = (await form.made(voxels)).reshape(-1)
+            at += voxels.size
+    return out
+
+
+def cut(rooms: Rooms, wanted: Crop) -> Sequence[Crop]:
+    """One box as parts that follow each other in C order. Raises TooLargeError."""
+    check_size(rooms, wanted.bytes)
+    return slabs(wanted, rooms.decoding.limit // (2 * AHEAD))
+
+
+def check_size(rooms: Rooms, wanted: int) -> None:
+    """Raises TooLargeError for more voxels than one request may ask for."""
+    limit = rooms.settings.blocks_request_bytes
+    if wanted > limit:
+        raise TooLargeError(
+            f"the request is for {wanted} bytes of voxels, the limit is {limit}",
+            hint="ask for it in several smaller boxes, take a coarser level, or open the Zarr itself",
+        )
+
+
+def _converted(parts: Sequence[Part], form: Form) -> int:
+    """Bytes of one part in its new dtype, and of a plane in between."""
+    if form.conversion is None:
+        return 0
+    largest = max(part.bytes for part in parts) // form.stored.itemsize
+    return largest * form.dtype.itemsize * 2 + 8 * largest
+
+
+@asynccontextmanager
+async def _named(rooms: Rooms, parts: Sequence[Part]) -> AsyncIterator[None]:
+    """What is missing was removed, perhaps. Raises RemovedVolumeError then."""
+    try:
+        yield
+    except DamagedVolumeError as error:
+        volumes: dict[Any, OpenVolume] = {part.volume.ref: part.volume for part in parts}
+        for volume in volumes.values():
+            await removed_or_damaged(rooms, volume, error)
+        raise
