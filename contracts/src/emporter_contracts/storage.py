@@ -103,6 +103,11 @@ def digests(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}/digests.json"
 
 
+def occupancy(volume: str, revision: int) -> str:
+    """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): for each level-0 chunk, how many of its voxels are not 0."""
+    return f"{volume}/r{revision}/occupancy.zarr/"
+
+
 def commits_prefix(volume: str) -> str:
     return f"{volume}/commits/"
 
