@@ -17,10 +17,10 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test test-live check bench up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything; what follows does it by itself
 
@@ -37,6 +37,9 @@ demo: install ## carry five small volumes all the way, on this machine alone
 
 test: install ## every test (PYTEST_ARGS="-k name -x" to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-live: install ## ingest from the five real archives, and compare (some 10 GB; needs internet)
+	$(BIN)/python -m pytest -m live tests/live $(PYTEST_ARGS)
 
 # One word, several looks; `make --keep-going check` takes all of them.
 CHECKS := format lint types imports schemas yaml
