@@ -160,12 +160,16 @@ async def gathered(volume: OpenVolume, level: Level, axes: Sequence[Axis]) -> ND
 
 def source_indices(start: int, stop: int, extent: int, outside: Outside) -> Axis:
     """Which voxel of an axis of `extent` voxels stands at each index from `start` to `stop`: numpy.pad's `reflect` and `edge`."""
-    index = np.arange(start, stop, dtype=np.intp)
+    return folded(np.arange(start, stop, dtype=np.intp), extent, outside)
+
+
+def folded(index: Axis, extent: int, outside: Outside) -> Axis:
+    """Indices brought into an axis of `extent` voxels, as `source_indices` has it."""
     if outside == "edge" or extent == 1:
         return np.clip(index, 0, extent - 1)
     period = 2 * (extent - 1)
-    folded = index % period
-    return np.minimum(folded, period - folded)
+    within = index % period
+    return np.minimum(within, period - within)
 
 
 def hull_of(axes: Sequence[Axis]) -> Box:

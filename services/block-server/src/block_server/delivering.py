@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,18 @@ from block_server.rooms import Rooms, removed_or_damaged, rooms_of
 Pieces = AsyncIterator[bytes | memoryview]
 
 
+class Given(Protocol):
+    """How voxels are given: what stands before them, and what becomes of each part."""
+
+    @property
+    def head(self) -> bytes: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def conversion(self) -> Conversion | None: ...
+    def bytes_of(self, parts: Iterable[Part]) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How voxels of `stored` dtype are given: of what shape in all, in which format, converted or not."""
@@ -41,6 +53,10 @@ class Form:
         return self.stored if self.conversion is None else self.conversion.dtype
 
     @property
+    def media_type(self) -> str:
+        return MEDIA_TYPES[self.encoding]
+
+    @property
     def head(self) -> bytes:
         """What comes before the voxels."""
         return npy_header(self.shape, self.dtype) if self.encoding == "npy" else b""
@@ -48,10 +64,6 @@ class Form:
     def bytes_of(self, parts: Iterable[Part]) -> int:
         """Of their voxels, as given."""
         return sum(part.bytes for part in parts) // self.stored.itemsize * self.dtype.itemsize
-
-    async def made(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """Voxels as given, from voxels as stored."""
-        return voxels if self.conversion is None else await asyncio.to_thread(self.conversion, voxels)
 
 
 class Timing:
@@ -74,7 +86,7 @@ class Timing:
 
 
 async def deliver(
-    request: Request, parts: Sequence[Part], form: Form, headers: Mapping[str, str], timing: Timing, *, together: bool
+    request: Request, parts: Sequence[Part], form: Given, headers: Mapping[str, str], timing: Timing, *, together: bool
 ) -> Response:
     """The voxels of `parts`, one after the other. `together` reads them in one go where memory allows, so that no chunk is
     decoded twice; else they are parts of one large box, and read a little ahead of what is sent.
@@ -83,7 +95,7 @@ async def deliver(
     """
     rooms = rooms_of(request)
     telemetry.count_voxels(parts)
-    if form.encoding in {"zstd", "blosc"}:
+    if isinstance(form, Form) and form.encoding in {"zstd", "blosc"}:
         return await _whole(request, rooms, parts, form, headers, timing)
     most = rooms.decoding.limit // 2
     if not together:
@@ -100,35 +112,39 @@ async def deliver(
     timing.over("read")
     head, length = form.head, form.bytes_of(parts)
     said = {**headers, **timing.header}
-    media_type = MEDIA_TYPES[form.encoding]
     if rest is None:
         hold.shrink(min(hold.bytes, voxels.nbytes))
         pieces: list[bytes | memoryview] = [head, raw(voxels)] if head else [raw(voxels)]
-        return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=media_type, hold=hold)
+        return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
     body = _body(head, voxels, rest, form)
-    return PiecewiseResponse(body, len(head) + length, headers=said, media_type=media_type, hold=hold)
+    return PiecewiseResponse(body, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
 
 
-async def _begun(plan: Plan, form: Form, hold: Hold) -> tuple[NDArray[Any], AsyncGenerator[NDArray[Any], None] | None]:
+async def _made(form: Given, voxels: NDArray[Any]) -> NDArray[Any]:
+    """Voxels as given, from voxels as stored."""
+    return voxels if form.conversion is None else await asyncio.to_thread(form.conversion, voxels)
+
+
+async def _begun(plan: Plan, form: Given, hold: Hold) -> tuple[NDArray[Any], AsyncGenerator[NDArray[Any], None] | None]:
     """The first part's voxels, and the others if there are any: what can't be read at all is told before an answer begins."""
     if len(plan.parts) == 1:
-        return await form.made(await plan.parts[0].begin(None).voxels()), None
+        return await _made(form, await plan.parts[0].begin(None).voxels()), None
     rest = in_order(plan, hold)
     try:
-        return await form.made(await anext(rest)), rest
+        return await _made(form, await anext(rest)), rest
     except BaseException:
         await rest.aclose()
         raise
 
 
-async def _body(head: bytes, first: NDArray[Any], rest: AsyncGenerator[NDArray[Any], None], form: Form) -> Pieces:
+async def _body(head: bytes, first: NDArray[Any], rest: AsyncGenerator[NDArray[Any], None], form: Given) -> Pieces:
     async with aclosing(rest):
         if head:
             yield head
         yield raw(first)
         del first
         async for voxels in rest:
-            yield raw(await form.made(voxels))
+            yield raw(await _made(form, voxels))
 
 
 async def _whole(
@@ -157,16 +173,16 @@ async def _whole(
         hold.shrink(0)
         raise
     said = {**headers, **timing.header}
-    return PiecewiseResponse([body], len(body), headers=said, media_type=MEDIA_TYPES[form.encoding], hold=hold)
+    return PiecewiseResponse([body], len(body), headers=said, media_type=form.media_type, hold=hold)
 
 
 async def _gathered(plan: Plan, form: Form, size: int) -> NDArray[Any]:
     if len(plan.parts) == 1:
-        return await form.made(await plan.parts[0].begin(None).voxels())
+        return await _made(form, await plan.parts[0].begin(None).voxels())
     out, at = np.empty(size // form.dtype.itemsize, form.dtype), 0
     async with aclosing(in_order(plan, Hold.nothing())) as parts:
         async for voxels in parts:
-            out[at : at + voxels.size] = (await form.made(voxels)).reshape(-1)
+            out[at : at + voxels.size] = (await _made(form, voxels)).reshape(-1)
             at += voxels.size
     return out
 
@@ -187,12 +203,12 @@ def check_size(rooms: Rooms, wanted: int) -> None:
         )
 
 
-def _converted(parts: Sequence[Part], form: Form) -> int:
-    """Bytes of one part in its new dtype, and of a plane in between."""
+def _converted(parts: Sequence[Part], form: Given) -> int:
+    """Bytes of one part in its new dtype, twice, and of a plane of reals in between."""
     if form.conversion is None:
         return 0
-    largest = max(part.bytes for part in parts) // form.stored.itemsize
-    return largest * form.dtype.itemsize * 2 + 8 * largest
+    voxels = max(part.bytes // part.level.dtype.itemsize for part in parts)
+    return voxels * (2 * form.conversion.dtype.itemsize + 8)
 
 
 @asynccontextmanager

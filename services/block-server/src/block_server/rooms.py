@@ -10,6 +10,7 @@ from starlette.requests import Request
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
 from block_server.errors import DamagedVolumeError
+from block_server.sampling_occupancy import Occupancies
 from block_server.settings import BlockServerSettings
 from block_server.volumes import Volumes
 from emporter_contracts.ids import VolumeRef
@@ -28,18 +29,21 @@ class Rooms:
     volumes: Volumes
     decoding: Admission
     passing: Admission
+    occupancies: Occupancies
 
     @classmethod
     def open(cls, settings: BlockServerSettings) -> Self:
         """Connects to nothing yet."""
         objects = Objects.open(settings)
         wait = settings.blocks_wait_seconds
+        volumes, decoding = Volumes(objects, settings), Admission(settings.blocks_in_flight_bytes, wait)
         return cls(
             settings=settings,
             objects=objects,
-            volumes=Volumes(objects, settings),
-            decoding=Admission(settings.blocks_in_flight_bytes, wait),
+            volumes=volumes,
+            decoding=decoding,
             passing=Admission(settings.blocks_passthrough_bytes, wait),
+            occupancies=Occupancies(objects, volumes, decoding),
         )
 
 
@@ -61,11 +65,16 @@ async def find(request: Request) -> Found:
 
     Raises InvalidValueError, UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError.
     """
-    asked = VolumeRef.parse(request.path_params["v"])
+    found = await find_named(request, request.path_params["v"])
+    request.scope[REVISION] = found.volume.ref.revision
+    return found
+
+
+async def find_named(request: Request, name: str) -> Found:
+    """`find`, for a volume that is named in the body of a request."""
+    asked = VolumeRef.parse(name)
     volumes = rooms_of(request).volumes
-    pinned = await volumes.pinned(asked)
-    request.scope[REVISION] = pinned.revision
-    return Found(asked, await volumes.opened(pinned))
+    return Found(asked, await volumes.opened(await volumes.pinned(asked)))
 
 
 async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVolumeError) -> DamagedVolumeError:
