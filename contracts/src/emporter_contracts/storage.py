@@ -104,7 +104,7 @@ def digests(volume: str, revision: int) -> str:
 
 
 def occupancy(volume: str, revision: int) -> str:
-    """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): for each level-0 chunk, how many of its voxels are not 0."""
+    """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): of each level-0 chunk, how many voxels are not 0."""
     return f"{volume}/r{revision}/occupancy.zarr/"
 
 

@@ -19,7 +19,7 @@ from block_server.errors import TooLargeError
 from block_server.formats import BlockFormat, Dtype
 from emporter_contracts.errors import InvalidValueError
 
-Q = TypeVar("Q", bound="Query")
+Q = TypeVar("Q", bound=BaseModel)
 N = TypeVar("N", int, float)
 
 VOLUME = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -26,9 +27,9 @@ Count = Callable[[Index3], Awaitable[int]]
 """How many voxels that are not 0 the box at a place holds, counted."""
 
 
-def most_checked(n: int) -> int:
-    """Boxes whose voxels are counted for a sample of `n` before it is said that there are too few."""
-    return 4 * n + 256
+def most_checked(n: int, voxels: int) -> int:
+    """Boxes of `voxels` that are read and counted for a sample of `n` before it is said that there are too few: some seconds."""
+    return max(4 * n + 256, min(2**14, 2**29 // voxels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ async def drawn(request: SampleRequest, ground: Ground | None, foreground: Foreg
         await drawing.look_at(ground.places(batch))
         if len(drawing.taken) == request.n:
             return Drawn(np.array(drawing.taken, np.int64), total, drawing.tried)
-        if drawing.checked >= most_checked(request.n):
+        if drawing.over:
             break
     raise _too_few(request, total, f"only {len(drawing.taken)} found among {drawing.tried} of {total} places")
 
@@ -63,11 +64,16 @@ class _Drawing:
 
     def __init__(self, n: int, foreground: Foreground, count: Count) -> None:
         self._n = n
+        self._most = most_checked(n, math.prod(foreground.shape))
         self._foreground = foreground
         self._count = count
         self.taken: list[Index3] = []
         self.tried = 0
         self.checked = 0
+
+    @property
+    def over(self) -> bool:
+        return len(self.taken) == self._n or self.checked == self._most
 
     async def look_at(self, origins: Int64s) -> None:
         """The next places, (N, 3)."""
@@ -83,7 +89,7 @@ class _Drawing:
                 self.checked += at in counts
                 if counts.get(at, wanted) >= wanted:
                     self.taken.append(place)
-                if len(self.taken) == self._n or self.checked == most_checked(self._n):
+                if self.over:
                     return
         self.tried = before + len(origins)
 

@@ -26,7 +26,7 @@ from emporter_contracts.errors import InvalidValueError
 router = APIRouter(tags=["blocks"])
 
 
-def _described(model: type[BaseModel], *path: dict[str, Any]) -> dict[str, Any]:
+def described_body(model: type[BaseModel], *path: dict[str, Any]) -> dict[str, Any]:
     """What FastAPI adds to a route's OpenAPI: `path` parameters, and the body."""
     return {
         "parameters": list(path),
@@ -61,7 +61,7 @@ def _answers(description: str, *media_types: str) -> dict[int | str, dict[str, A
     "/v1/volumes/{v}/blocks",  # noqa: FAST003  # `find` takes it
     response_class=Response,
     responses=_answers("The boxes, one contiguous (N,z,y,x) array, C order, little-endian", *MEDIA_TYPES.values()),
-    openapi_extra=_described(BlocksBody, VOLUME),
+    openapi_extra=described_body(BlocksBody, VOLUME),
 )
 async def blocks(request: Request) -> Response:
     """Many boxes of one shape, in the order of their origins. Chunks that several of them share are read and decoded once."""
@@ -97,7 +97,7 @@ async def blocks(request: Request) -> Response:
     "/v1/blocks",
     response_class=Response,
     responses=_answers("One (N,z,y,x) tensor of each volume, by name, in the safetensors format", MEDIA_TYPE),
-    openapi_extra=_described(PlacesBody),
+    openapi_extra=described_body(PlacesBody),
 )
 async def places(request: Request) -> Response:
     """Boxes of several volumes at the same places in the world, such as an image and its labels.

@@ -86,6 +86,7 @@ class VolumeInfo(Body):
     volume: str
     revision: int
     ref: str
+    digest: str
     description: str
     source: str
     source_id: str
@@ -173,6 +174,7 @@ def _info(request: Request, volume: OpenVolume, labels: list[str]) -> VolumeInfo
         volume=volume.ref.volume,
         revision=volume.ref.revision,
         ref=str(volume.ref),
+        digest=volume.digest,
         description=core.description,
         source=record.source,
         source_id=record.source_id,
