@@ -93,6 +93,8 @@ class PlannedObject(Message):
     version: str
     etag: str | None = None
     checksum: Checksum | None = None
+    packed_in: Checksum | None = None
+    """Of the archive it was unpacked from, where somebody said it."""
 
     @property
     def segments(self) -> int:
@@ -242,6 +244,7 @@ class ManifestObject(Message):
     version: str
     etag: str | None = None
     checksum: Checksum | None = None
+    packed_in: Checksum | None = None
 
 
 class Manifest(Message):

@@ -8,6 +8,7 @@ import json
 import random
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from emporter_archives.epfl import multipage, volume
 from emporter_archives.server import FileServer
 from emporter_contracts import ids, storage
+from emporter_contracts.events import RawObjectStored
 from emporter_contracts.plans import SEGMENT_BYTES, Unit
 from emporter_readers.array import MemorySource
 from emporter_readers.errors import CorruptObjectError, ReaderError
@@ -32,8 +34,10 @@ from fetcher.sources.inbox import INDEX, InboxSource
 from fetcher.sources.packed import PackedSource, elsewhere, in_file_root, in_inbox
 from fetcher.sources.protocol import Context
 from fetcher.sources.url import UrlSource
+from fetcher.streams import Streams
 from fetcher.testing import a_plan, a_request
 from fetcher.unpacking import Member, MemberSource, kind_of, members, pieces
+from fetcher.verifying import finish
 
 FILES = {f"run/slice_{n}.tif": random.Random(n).randbytes(3000 + n) for n in (10, 9, 1)} | {"zeros.tif": bytes(50_000)}
 MOST = 2**40
@@ -57,6 +61,9 @@ def tarred(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT, **fields: ob
                 setattr(info, name, value)
             archive.addfile(info, io.BytesIO(data))
     return file.getvalue()
+
+
+PACKED_TARS = [("a.tar.gz", gzip.compress), ("a.tgz", gzip.compress), ("a.tar.bz2", bz2.compress)]
 
 
 def opened(name: str, data: bytes) -> tuple[MemorySource, list[Member]]:
@@ -167,11 +174,57 @@ def test_more_than_an_operator_takes_is_refused() -> None:
         members(source, "tar", 1000)
 
 
-def test_a_compressed_tar_is_refused_with_what_to_do() -> None:
-    for name in ("a.tar.gz", "a.tgz"):
-        with pytest.raises(ArchiveRefusedError) as refused:
-            opened(name, gzip.compress(tarred(FILES)))
-        assert "gunzip" in refused.value.hint
+@pytest.mark.parametrize(("name", "pack"), PACKED_TARS)
+def test_a_compressed_tar_is_its_files_and_may_be_had_in_any_order(name: str, pack: Callable[[bytes], bytes]) -> None:
+    source, found = opened(name, pack(tarred(FILES)))
+    assert {member.path for member in found} == FILES.keys()
+    streams = Streams()
+    for member in (found[2], found[0], found[3], found[1]):
+        assert b"".join(pieces(source, member, 0, member.bytes, streams, "v1")) == FILES[member.path]
+        with pytest.raises(RangesIgnoredError):
+            list(pieces(source, member, 1, member.bytes, streams, "v1"))
+
+
+def test_members_of_a_compressed_tar_are_had_in_one_pass() -> None:
+    class Counted(MemorySource):
+        taken = 0
+
+        def read(self, start: int, stop: int) -> bytes:
+            type(self).taken += stop - start
+            return super().read(start, stop)
+
+    files = {f"s{n:02}.tif": random.Random(n).randbytes(300_000) for n in range(30)}
+    source = Counted("a.tgz", gzip.compress(tarred(files), 1))
+    found = members(source, "tgz", MOST)
+    Counted.taken, streams = 0, Streams()
+    for member in found:
+        header = MemberSource(source, member, streams, "v1")
+        assert header.read(0, 100) == files[member.path][:100]
+    assert Counted.taken < 2 * source.size
+    for member in found:
+        assert b"".join(pieces(source, member, 0, member.bytes, streams, "v1")) == files[member.path]
+    assert Counted.taken < 4 * source.size
+
+
+def test_streams_of_two_versions_are_never_mixed() -> None:
+    streams = Streams()
+    for version in ("v1", "v2"):
+        source, (member,) = opened("a.tgz", gzip.compress(tarred({"v.tif": version.encode() * 5000})))
+        assert b"".join(pieces(source, member, 0, member.bytes, streams, version)) == version.encode() * 5000
+
+
+@pytest.mark.parametrize(("name", "pack"), PACKED_TARS)
+def test_a_compressed_tar_that_is_a_bomb_or_leads_out_or_ends_early_is_refused(name: str, pack: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(ArchiveRefusedError, match="a bomb"):
+        opened(name, pack(tarred({"v.tif": bytes(100 * 2**20)})))
+    with pytest.raises(ArchiveRefusedError, match="leads out"):
+        opened(name, pack(tarred({"../v.tif": b"x"})))
+    with pytest.raises(ArchiveRefusedError, match="link or device"):
+        opened(name, pack(tarred({"v.tif": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd")))
+    whole = pack(tarred(FILES))
+    for cut in (whole[: len(whole) // 2], whole[:-4]):
+        with pytest.raises(CorruptObjectError):
+            opened(name, cut)
 
 
 def test_an_encrypted_member_and_two_of_one_name_are_refused() -> None:
@@ -195,13 +248,15 @@ def test_damage_is_noticed_by_checksum_or_end() -> None:
             opened(name, cut)
 
 
-@given(st.binary(max_size=300), st.integers(0, 200), st.sampled_from(["a.zip", "a.tar", "a.gz", "a.bz2"]))
+@given(st.binary(max_size=300), st.integers(0, 200), st.sampled_from(["a.zip", "a.tar", "a.gz", "a.bz2", "a.tgz", "a.tbz2"]))
 def test_any_damage_ends_in_one_of_our_errors(junk: bytes, at: int, name: str) -> None:
     whole = {
         "a.zip": zipped(FILES),
         "a.tar": tarred(FILES),
         "a.gz": gzip.compress(b"x" * 999),
         "a.bz2": bz2.compress(b"x" * 999),
+        "a.tgz": gzip.compress(tarred(FILES)),
+        "a.tbz2": bz2.compress(tarred(FILES)),
     }[name]
     for data in (whole[:at] + junk + whole[at + len(junk) :], whole[: -at - 1] + junk):
         source = MemorySource(name, data)
@@ -222,7 +277,9 @@ async def test_slices_in_a_zip_of_a_file_root_are_one_volume_and_are_copied(tmp_
     plan = await make_plan(a_request("file-root", "scope1/run.zip"), "job", 1, source)
     assert plan.volumes[0].shape == (5, 20, 30)
     assert [o.path for o in plan.objects] == [f"stack/s{n}.tif" for n in range(5)]
-    assert plan.archive["unpacked"] == {"run.zip": {"members": 5, "left_out": ["stack/README.txt"]}}
+    assert plan.archive["unpacked"] == {
+        "run.zip": {"members": 5, "left_out": ["stack/README.txt"], "bytes": (tmp_path / "run.zip").stat().st_size}
+    }
     stored = await store_unit(plan, Unit(3, 0), source, Objects.in_memory())
     assert stored.sha256 == hashlib.sha256(packed["stack/s3.tif"]).hexdigest()
     await source.close()
@@ -244,18 +301,25 @@ async def test_a_large_compressed_member_behind_a_url_is_stored_in_one_pass(arch
     await source.close()
 
 
-async def test_an_uploaded_archive_is_unpacked_and_its_members_are_copied() -> None:
+@pytest.mark.parametrize("name", ["run.tar", "run.tar.gz"])
+async def test_an_uploaded_archive_is_unpacked_its_members_are_copied_and_its_checksum_is_kept(name: str) -> None:
     data = tarred({f"s{n}.tif": multipage(plane[None]) for n, plane in enumerate(volume((4, 20, 30)))})
+    data = gzip.compress(data) if name.endswith(".gz") else data
     digest = hashlib.sha256(data).hexdigest()
-    upload = ids.upload_id([("run.tar", len(data), digest)])
+    upload = ids.upload_id([(name, len(data), digest)])
     objects = Objects.in_memory()
-    await objects.put(storage.INBOX, f"{upload}/run.tar", data)
-    index = {"name": "run", "files": [{"path": "run.tar", "bytes": len(data), "sha256": digest}]}
+    await objects.put(storage.INBOX, f"{upload}/{name}", data)
+    index = {"name": "run", "files": [{"path": name, "bytes": len(data), "sha256": digest}]}
     await objects.put(storage.INBOX, f"{upload}/{INDEX}", json.dumps(index).encode())
     source = PackedSource(InboxSource(objects, Gate(2**28), 4), in_inbox, MOST)
     plan = await make_plan(a_request("inbox", f"run-{upload}"), "job", 1, source)
     assert plan.volumes[0].shape == (4, 20, 30)
-    for unit in plan.units():
-        await store_unit(plan, unit, source, objects)
+    entries = [await store_unit(plan, unit, source, objects) for unit in plan.units()]
+    stored = {
+        e.unit: RawObjectStored(job="job", revision=1, generation=1, unit=e.unit, bytes=e.bytes, sha256=e.sha256) for e in entries
+    }
+    manifest = await finish(plan, stored, objects, source)
+    assert {o.packed_in.hex for o in manifest.objects if o.packed_in} == {digest}
+    assert plan.archive["unpacked"][name]["sha256"] == digest  # type: ignore[index,call-overload]
     assert len([o async for o in objects.listing(storage.RAW)]) == 4
     await source.close()

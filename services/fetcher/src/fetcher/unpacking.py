@@ -1,4 +1,4 @@
-"""What lies in .zip, .tar, .gz and .bz2: members by name, their bytes as a stream; nothing is written anywhere.
+"""What lies in .zip, .tar, .tar.gz, .gz and .bz2: members by name, their bytes as a stream; nothing is written anywhere.
 
 Names that lead out of the archive, links and devices are refused by name. Sizes are known before the first byte is taken: those a
 directory announces are held against it while reading, and what unpacks to more than a real image would is refused as it is seen.
@@ -23,13 +23,21 @@ from emporter_readers.errors import CorruptObjectError
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import ArchiveRefusedError, RangesIgnoredError
+from fetcher.streams import Streams
 
-Kind = Literal["zip", "tar", "gz", "bz2"]
-How = Literal["stored", "zip-stored", "zip-deflated", "zip-bz2", "gz", "bz2"]
-"""How a member's bytes lie in the archive: as they are; behind a local header of a zip; or compressed."""
+Kind = Literal["zip", "tar", "tgz", "tbz2", "gz", "bz2"]
+How = Literal["stored", "zip-stored", "zip-deflated", "zip-bz2", "tgz", "tbz2", "gz", "bz2"]
+"""How a member's bytes lie in the archive: as they are; behind a local header of a zip; compressed, alone or with all others."""
 
-SUFFIXES: tuple[tuple[str, Kind], ...] = ((".zip", "zip"), (".tar", "tar"), (".tgz", "gz"), (".gz", "gz"), (".bz2", "bz2"))
-MAGIC: dict[Kind, tuple[int, bytes]] = {"zip": (0, b"PK"), "tar": (257, b"ustar"), "gz": (0, b"\x1f\x8b"), "bz2": (0, b"BZh")}
+SUFFIXES: tuple[tuple[str, Kind], ...] = (
+    (".zip", "zip"), (".tar", "tar"), (".tar.gz", "tgz"), (".tgz", "tgz"), (".tar.bz2", "tbz2"), (".tbz2", "tbz2"),
+    (".tbz", "tbz2"), (".gz", "gz"), (".bz2", "bz2"),
+)  # fmt: skip
+"""The first that fits."""
+MAGIC: dict[Kind, tuple[int, bytes]] = {
+    "zip": (0, b"PK"), "tar": (257, b"ustar"), "tgz": (0, b"\x1f\x8b"), "tbz2": (0, b"BZh"), "gz": (0, b"\x1f\x8b"),
+    "bz2": (0, b"BZh"),
+}  # fmt: skip
 """Where a mark lies, and what it is. Tar files of before 1988 have none and are not known here."""
 PIECE_BYTES = 2**20
 """Of one read of an archive and of one piece that is given."""
@@ -57,7 +65,7 @@ class Member:
     bytes: int
     how: How
     start: int = 0
-    """In the archive: of its bytes, or of its local header in a zip."""
+    """In the archive: of its bytes, or of its local header in a zip; in a compressed tar, of its bytes once unpacked."""
     packed: int = 0
     """Bytes it takes up there."""
     crc: int = 0
@@ -74,13 +82,13 @@ def kind_of(source: ByteSource) -> Kind | None:
 
 
 def members(source: ByteSource, kind: Kind, most: int) -> list[Member]:
-    """Every file, in natural order. `most` bounds their bytes in all. Reads directories only, but all of a .gz or .bz2, which do
-    not say how large their content is.
+    """Every file, in natural order. `most` bounds their bytes in all. Reads directories only, but all of what is compressed as a
+    whole, which does not say how large its content is.
 
     Raises ArchiveRefusedError naming the member, CorruptObjectError.
     """
     with _faults(source):
-        found = {"zip": _in_zip, "tar": _in_tar}[kind](source) if kind in ("zip", "tar") else [_alone(source, kind, most)]
+        found = _found(source, kind, most)
     total = sum(member.bytes for member in found)
     if total > most:
         raise ArchiveRefusedError(f"{source.name} holds {total} bytes, more than {most}", hint=_UNPACK)
@@ -90,9 +98,23 @@ def members(source: ByteSource, kind: Kind, most: int) -> list[Member]:
     return [by_path[path] for path in natural_order(list(by_path))]
 
 
-def pieces(source: ByteSource, member: Member, start: int, stop: int) -> Iterator[bytes]:
+def _found(source: ByteSource, kind: Kind, most: int) -> list[Member]:
+    if kind == "zip":
+        return _in_zip(source)
+    if kind == "tar":
+        return _in_tar(source)
+    if kind in ("tgz", "tbz2"):
+        return _in_compressed_tar(source, "tgz" if kind == "tgz" else "tbz2", most)
+    return [_alone(source, "gz" if kind == "gz" else "bz2", most)]
+
+
+def pieces(
+    source: ByteSource, member: Member, start: int, stop: int, streams: Streams | None = None, archive: str = ""
+) -> Iterator[bytes]:
     """Bytes `start` to `stop` (exclusive) of a member; exactly these. Raises RangesIgnoredError for a part of what is compressed:
     it can only be had from its beginning, so whoever wants it takes all of it in one pass.
+
+    `streams` lets members of a compressed tar, `archive`, be had one after the other without unpacking it anew for each.
     """
     with _faults(source):
         if member.how in ("stored", "zip-stored"):
@@ -101,6 +123,9 @@ def pieces(source: ByteSource, member: Member, start: int, stop: int) -> Iterato
             return
         if (start, stop) != (0, member.bytes):
             raise RangesIgnoredError(f"{source.name}: {member.path} is compressed, and had as a whole only", hint=_UNPACK)
+        if member.how in ("tgz", "tbz2"):
+            yield from _from_stream(source, member, streams or Streams(), archive)
+            return
         yield from _whole(source, member)
 
 
@@ -110,11 +135,13 @@ class MemberSource:
     One read at a time.
     """
 
-    def __init__(self, source: ByteSource, member: Member) -> None:
+    def __init__(self, source: ByteSource, member: Member, streams: Streams | None = None, archive: str = "") -> None:
         self.name = member.path
         self.size = member.bytes
         self._source = source
         self._member = member
+        self._streams = streams
+        self._archive = archive
         self._position = 0
         self._rest = b""
         self._pieces: Iterator[bytes] | None = None
@@ -125,7 +152,7 @@ class MemberSource:
             return b"".join(pieces(self._source, self._member, start, stop))
         if self._pieces is None or start < self._position:
             self._position, self._rest = 0, b""
-            self._pieces = pieces(self._source, self._member, 0, self._member.bytes)
+            self._pieces = pieces(self._source, self._member, 0, self._member.bytes, self._streams, self._archive)
         held = bytearray()
         while self._position < stop:
             self._rest = self._rest or next(self._pieces)
@@ -163,40 +190,79 @@ def _zipped(source: ByteSource, info: zipfile.ZipInfo) -> Member:
 
 
 def _in_tar(source: ByteSource) -> list[Member]:
-    found: list[Member] = []
     with tarfile.open(fileobj=_File(source), mode="r:") as archive:
-        while (info := archive.next()) is not None:
-            path = _inside(source, info.name)
-            archive.members = []  # type: ignore[attr-defined]  # else every header ever read is kept
-            if info.isdir():
-                continue
-            if not info.isreg() or info.issparse():
-                raise ArchiveRefusedError(f"{source.name}: {path} is no file but a link or device", hint=_UNPACK)
-            if info.offset_data + info.size > source.size:
-                raise CorruptObjectError(f"{source.name}: ends before {path} does", hint="it is truncated; make it again")
-            found.append(Member(path, info.size, "stored", info.offset_data, info.size))
-            if len(found) > MAX_MEMBERS:
-                raise ArchiveRefusedError(f"{source.name} holds more than {MAX_MEMBERS} files", hint=_UNPACK)
+        found = list(_tarred(source, archive, "stored"))
+    for member in found:
+        if member.start + member.bytes > source.size:
+            raise CorruptObjectError(f"{source.name}: ends before {member.path} does", hint="it is truncated; make it again")
     return found
 
 
-def _alone(source: ByteSource, kind: Kind, most: int) -> Member:
+def _in_compressed_tar(source: ByteSource, how: Literal["tgz", "tbz2"], most: int) -> list[Member]:
+    """All of it is unpacked once, and nothing kept: only so it says what it holds, and that it is whole."""
+    with _stream(source, how) as stream:
+        bounded = _Bounded(source, stream, most)
+        with tarfile.open(fileobj=bounded, mode="r|") as archive:  # type: ignore[call-overload]  # it is only read
+            found = list(_tarred(source, archive, how))
+        while bounded.read(PIECE_BYTES):
+            pass
+    return found
+
+
+def _tarred(source: ByteSource, archive: tarfile.TarFile, how: How) -> Iterator[Member]:
+    count = 0
+    while (info := archive.next()) is not None:
+        path = _inside(source, info.name)
+        archive.members = []  # type: ignore[attr-defined]  # else every header ever read is kept
+        if info.isdir():
+            continue
+        if not info.isreg() or info.issparse():
+            raise ArchiveRefusedError(f"{source.name}: {path} is no file but a link or device", hint=_UNPACK)
+        count += 1
+        if count > MAX_MEMBERS:
+            raise ArchiveRefusedError(f"{source.name} holds more than {MAX_MEMBERS} files", hint=_UNPACK)
+        yield Member(path, info.size, how, info.offset_data, info.size)
+
+
+def _alone(source: ByteSource, how: Literal["gz", "bz2"], most: int) -> Member:
     """The content of a .gz or .bz2, read once to learn its size."""
-    name = PurePosixPath(source.name).name
-    stem = name.rsplit(".", 1)[0]
-    if stem.lower().endswith(".tar") or name.lower().endswith(".tgz"):
-        raise ArchiveRefusedError(
-            f"{source.name}: its files can't be reached without unpacking all of it", hint="gunzip it, or make it a .zip or .tar"
-        )
-    how: How = "gz" if kind == "gz" else "bz2"
     size = 0
     with _stream(source, how) as stream:
-        while piece := stream.read(PIECE_BYTES):
+        bounded = _Bounded(source, stream, most)
+        while piece := bounded.read(PIECE_BYTES):
             size += len(piece)
-            if size > min(most, max(ALWAYS_TAKEN, MAX_RATIO * source.size)):
-                what = f"{source.size} bytes unpack to more than {size}"
-                raise ArchiveRefusedError(f"{source.name}: {what}: a bomb, or more than is taken here", hint=_UNPACK)
+    stem = PurePosixPath(source.name).name.rsplit(".", 1)[0]
     return Member(_inside(source, stem), size, how, 0, source.size)
+
+
+class _Bounded:
+    """What a compressed file unpacks to, no further than a real image would."""
+
+    def __init__(self, source: ByteSource, stream: IO[bytes], most: int) -> None:
+        self._source = source
+        self._stream = stream
+        self._limit = min(most, max(ALWAYS_TAKEN, MAX_RATIO * source.size))
+        self._read = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._read += len(data)
+        if self._read > self._limit:
+            what = f"{self._source.size} bytes unpack to more than {self._limit}"
+            raise ArchiveRefusedError(f"{self._source.name}: {what}: a bomb, or more than is taken here", hint=_UNPACK)
+        return data
+
+
+def _from_stream(source: ByteSource, member: Member, streams: Streams, archive: str) -> Iterator[bytes]:
+    """A member of a compressed tar."""
+    left = member.bytes
+    with streams.at(archive or source.name, member.start, lambda: _stream(source, member.how)) as stream:
+        while left:
+            piece = stream.read(min(left, PIECE_BYTES))
+            if not piece:
+                raise CorruptObjectError(f"{source.name}: ends before {member.path} does", hint="it is truncated; make it again")
+            left -= len(piece)
+            yield piece
 
 
 def _whole(source: ByteSource, member: Member) -> Iterator[bytes]:
@@ -242,7 +308,7 @@ def _streamed(source: ByteSource, how: How) -> Iterator[bytes]:
 def _stream(source: ByteSource, how: How) -> IO[bytes]:
     """Both read all the streams a file was joined from."""
     file = io.BufferedReader(_File(source), PIECE_BYTES)
-    return gzip.GzipFile(fileobj=file, mode="rb") if how == "gz" else bz2.BZ2File(file)  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=file, mode="rb") if how in ("gz", "tgz") else bz2.BZ2File(file)  # type: ignore[return-value]
 
 
 def _behind_header(source: ByteSource, member: Member) -> int:

@@ -24,6 +24,7 @@ from emporter_contracts.plans import FileRootPath, InboxKey, Location, PlannedOb
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import ArchiveRefusedError
 from fetcher.sources.protocol import Context, Listing, Source
+from fetcher.streams import Streams
 from fetcher.transports.reading import CachedSource
 from fetcher.unpacking import SUFFIXES, How, Member, MemberSource, kind_of, members, pieces
 
@@ -49,6 +50,7 @@ class PackedSource:
         self._inner = inner
         self._located = located
         self._most = most
+        self._streams = Streams()
         # Threads of its own: those of the loop, waiting for bytes that the loop brings, could keep it from bringing them.
         self._threads = ThreadPoolExecutor(max(4, inner.connections), thread_name_prefix="unpacking")
 
@@ -66,7 +68,7 @@ class PackedSource:
             kept, left_out = _chosen(found)
             prefix = f"{planned.path}/" if len(listing.objects) > 1 else ""
             objects += [_member_object(planned, member, prefix, context) for member in kept]
-            told[planned.path] = {"members": len(kept), "left_out": list[JsonValue](left_out[:TOLD])}
+            told[planned.path] = {"members": len(kept), "left_out": list[JsonValue](left_out[:TOLD]), **_told(planned)}
         if not objects:
             raise ArchiveRefusedError(f"{request.source_id[:200]} holds no image", hint="pack the images themselves")
         return replace(
@@ -77,7 +79,8 @@ class PackedSource:
         match = _MEMBER.match(planned.url)
         if match is None:
             return self._inner.open(planned)
-        member = MemberSource(self._inner.open(self._archive(planned, match)), _member_of(match, planned))
+        source = self._inner.open(self._archive(planned, match))
+        member = MemberSource(source, _member_of(match, planned), self._streams, _version(planned, match))
         return CachedSource(planned.path, planned.bytes, member.read)
 
     def fetch(self, planned: PlannedObject, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -85,7 +88,8 @@ class PackedSource:
         if match is None:
             return self._inner.fetch(planned, start, stop)
         source = self._inner.open(self._archive(planned, match))
-        return self._pieces(pieces(source, _member_of(match, planned), start, stop))
+        member = _member_of(match, planned)
+        return self._pieces(pieces(source, member, start, stop, self._streams, _version(planned, match)))
 
     async def _pieces(self, found: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
@@ -94,6 +98,7 @@ class PackedSource:
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._streams.close()
         await self._inner.close()
 
     async def _members(self, planned: PlannedObject) -> list[Member] | None:
@@ -149,8 +154,21 @@ def _member_object(archive: PlannedObject, member: Member, prefix: str, context:
             "location": Segments(origin=storage.origin(url, version)),
             "bytes": member.bytes,
             "checksum": None,
+            "packed_in": archive.checksum,
         }
     )
+
+
+def _told(archive: PlannedObject) -> dict[str, JsonValue]:
+    told: dict[str, JsonValue] = {"bytes": archive.bytes}
+    if archive.checksum is not None:
+        told[archive.checksum.algorithm] = archive.checksum.hex
+    return told
+
+
+def _version(planned: PlannedObject, match: re.Match[str]) -> str:
+    """Of the archive a member lies in."""
+    return f"{match['url']} {match['size']} {planned.version}"
 
 
 def _member_of(match: re.Match[str], planned: PlannedObject) -> Member:
