@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from fetcher.planning import make_plan
 from fetcher.settings import FetcherSettings
 from fetcher.sources.empiar import EmpiarSource
 from fetcher.sources.empiar_files import grouped
+from fetcher.sources.packed import PackedSource, elsewhere
 from fetcher.testing import a_request
 from fetcher.transports.listing import index_entries
 
@@ -154,6 +156,21 @@ async def test_files_that_are_volumes_themselves_are_not_stacked(archive: FileSe
     pages = {f"data/stack_{n}.tif": multipage(empiar.voxels()) for n in range(2)}
     plan = await planned(opened(**empiar.serve(archive, pages, empiar.entry(empiar.image_set(data_format="TIFF")))))
     assert [v.shape for v in plan.volumes] == [SHAPE, SHAPE]
+
+
+async def test_a_compressed_map_is_unpacked_on_the_way_and_a_compressed_slice_is_told(
+    archive: FileServer, opened: Opened
+) -> None:
+    files = {"data/emd_1.map.gz": gzip.compress(an_mrc()), "data/emd_2.map": an_mrc(), "data/s_1.tif.gz": gzip.compress(b"x")}
+    said = empiar.entry(empiar.image_set(data_format="MRC", image_width=9, image_height=8, voxel_type="SIGNED 16 BIT INTEGER"))
+    source = PackedSource(opened(**empiar.serve(archive, files, said)), elsewhere, 2**30)
+    plan = await make_plan(a_request("empiar", NUMBER), "empiar-x", 1, source)
+    assert [v.shape for v in plan.volumes] == [(3, 8, 9)] * 2
+    assert [o.path for o in plan.objects] == ["data/emd_1.map", "data/emd_2.map"]
+    assert "compressed slice" in plan.archive["skipped"]["data/s_1.tif.gz"]  # type: ignore[index,call-overload,operator]
+    stored = await store_unit(plan, Unit(0, 0), source, Objects.in_memory())
+    assert stored.sha256 == hashlib.sha256(an_mrc()).hexdigest()
+    await source.close()
 
 
 async def test_more_volumes_than_a_job_may_hold_are_refused_with_a_choice(archive: FileServer, opened: Opened) -> None:

@@ -17,6 +17,8 @@ IMAGES = frozenset({
 """Endings of what a reader here may read."""
 VOLUMES = frozenset({".mrc", ".mrcs", ".rec", ".st", ".map", ".ali", ".h5", ".hdf5", ".hdf"})
 """Of these each file is a volume of its own; the others may be slices."""
+PACKED = frozenset({".gz", ".bz2"})
+"""Endings behind that of a volume: `emd_1.map.gz` is unpacked on the way. A slice is not, for it would be read twice."""
 
 _JUNK_FOLDERS = re.compile(r"trakem2\.|.*mipmap|__macosx\Z|thumb|\.|@eadir\Z|lost\+found\Z", re.IGNORECASE)
 _DIGITS = re.compile(r"\d+")
@@ -45,7 +47,16 @@ def reason_to_skip(path: str, folder: bool) -> str | None:
         return "a folder of pictures made by a program" if _JUNK_FOLDERS.match(pure.name) else None
     if pure.name.startswith("."):
         return "hidden"
-    return None if pure.suffix.lower() in IMAGES else "no image of a format that is read here"
+    if pure.suffix.lower() in PACKED and PurePosixPath(pure.stem).suffix.lower() in IMAGES - VOLUMES:
+        return "a compressed slice: unpack all of them and ingest the files"
+    return None if ending(path) in IMAGES else "no image of a format that is read here"
+
+
+def ending(path: str) -> str:
+    """What a file is by its name, `.map` also where it is compressed; in lower case."""
+    pure = PurePosixPath(path)
+    inner = PurePosixPath(pure.stem).suffix.lower()
+    return inner if pure.suffix.lower() in PACKED and inner in VOLUMES else pure.suffix.lower()
 
 
 def of_format(paths: Iterable[str], suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -53,7 +64,7 @@ def of_format(paths: Iterable[str], suffixes: Sequence[str]) -> tuple[list[str],
     kept: list[str] = []
     others: list[str] = []
     for path in paths:
-        (kept if PurePosixPath(path).suffix.lower() in suffixes else others).append(path)
+        (kept if ending(path) in suffixes else others).append(path)
     return kept, others
 
 
@@ -62,7 +73,7 @@ def grouped(paths: Iterable[str]) -> list[Group]:
     patterns: dict[tuple[str, str], list[str]] = {}
     for path in natural_order(list(paths)):
         pure = PurePosixPath(path)
-        alone = pure.suffix.lower() in VOLUMES
+        alone = ending(path) in VOLUMES
         patterns.setdefault((str(pure.parent), path if alone else _DIGITS.sub("0", pure.name)), []).append(path)
     return [Group(tuple(group)) for same in patterns.values() for group in _series(same)]
 

@@ -56,8 +56,11 @@ class PackedSource:
 
     async def resolve(self, request: IngestRequest, context: Context) -> Listing:
         listing = await self._inner.resolve(request, context)
-        if listing.parts or not any(_may_be_packed(planned) for planned in listing.objects):
+        if not any(_may_be_packed(planned) for planned in listing.objects):
             return listing
+        if listing.parts:
+            alone = [await self._unpacked_alone(planned, context) for planned in listing.objects]
+            return replace(listing, objects=tuple(alone))
         objects: list[PlannedObject] = []
         told: dict[str, JsonValue] = {}
         for planned in listing.objects:
@@ -100,6 +103,14 @@ class PackedSource:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._streams.close()
         await self._inner.close()
+
+    async def _unpacked_alone(self, planned: PlannedObject, context: Context) -> PlannedObject:
+        """The one file in a .gz or .bz2, in its place among those its archive knows; anything else as it is."""
+        found = await self._members(planned) if planned.path.lower().endswith((".gz", ".bz2")) else None
+        if found is None or len(found) != 1:
+            return planned
+        folder = planned.path.rpartition("/")[0]
+        return _member_object(planned, found[0], f"{folder}/" if folder else "", context)
 
     async def _members(self, planned: PlannedObject) -> list[Member] | None:
         """What lies in an object, None where it is no archive."""

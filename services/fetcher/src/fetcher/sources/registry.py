@@ -29,7 +29,7 @@ def all_sources(settings: FetcherSettings, objects: Objects) -> dict[str, Source
         PackedSource(UrlSource(settings, gate), elsewhere, settings.unpacked_bytes),
         EpflSource(settings, gate),
         IdrSource(settings, gate),
-        EmpiarSource(settings, gate),
+        PackedSource(EmpiarSource(settings, gate), elsewhere, settings.unpacked_bytes),
         OpenOrganelleSource(settings, gate),
         HemibrainSource(settings, gate),
     )
