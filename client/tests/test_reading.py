@@ -191,3 +191,50 @@ def test_importing_emporter_loads_nothing_until_something_is_named() -> None:
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError):
         emporter.nothing  # noqa: B018
+
+
+ORIGINS = [[0, 0, 0], [5, 6, 7], [24, 50, 60], [5, 6, 7]]
+
+
+async def test_many_boxes_come_as_one_array(house: House, phantom: Made, volume: emporter.Volume) -> None:
+    for level, stored in ((0, phantom.voxels), (1, phantom.levels[1])):
+        origins = np.array(ORIGINS) // (level + 1)
+        shape = (16, 20, 24) if level == 0 else (8, 8, 8)
+        wanted = np.stack([stored[tuple(slice(a, a + n) for a, n in zip(at, shape, strict=True))] for at in origins])
+        got = volume.level(level).blocks(origins, shape)
+        assert np.array_equal(got, wanted)
+        assert got.flags.c_contiguous
+        assert got.flags.writeable
+        async with emporter.AsyncClient(house.url) as client:
+            assert np.array_equal(await (await client.volume(phantom.name)).level(level).blocks(origins, shape), wanted)
+
+
+async def test_a_sample_says_where_its_boxes_lie(house: House, phantom: Made, volume: emporter.Volume) -> None:
+    found = volume.sample(9, (8, 16, 24), seed=5)
+    assert found.voxels.shape == (9, 8, 16, 24)
+    assert np.array_equal(volume.blocks(found.origins, (8, 16, 24)), found.voxels)
+    assert volume.places(9, (8, 16, 24), seed=5).origins == tuple(map(tuple, found.origins.tolist()))
+    async with emporter.AsyncClient(house.url) as client:
+        twin = await client.volume(phantom.name)
+        again = await twin.sample(9, (8, 16, 24), seed=5)
+        assert np.array_equal(again.origins, found.origins)
+        assert np.array_equal(again.voxels, found.voxels)
+        assert (await twin.places(9, (8, 16, 24), seed=5)).origins == volume.places(9, (8, 16, 24), seed=5).origins
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [
+        (lambda v: v.blocks([0, 0, 0], (8, 8, 8)), MistakeError),
+        (lambda v: v.blocks([[0.5, 0, 0]], (8, 8, 8)), MistakeError),
+        (lambda v: v.blocks([], (8, 8, 8)), MistakeError),
+        (lambda v: v.blocks([[0, 0, 0]], (8, 8)), MistakeError),
+        (lambda v: v.blocks([[30, 0, 0]], (16, 8, 8)), RefusedByServiceError),
+        (lambda v: v.sample(4, (8, 8, 8), sed=1), MistakeError),
+        (lambda v: v.sample(4, (80, 8, 8)), RefusedByServiceError),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_to_do(volume: emporter.Volume, wanted: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as raised:
+        wanted(volume)
+    assert raised.value.hint  # type: ignore[attr-defined]

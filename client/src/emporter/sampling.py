@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+ORIGIN_BYTES = 24
+"""Of one box's origin in an answer: three 64-bit numbers, z, y, x, little-endian, all of them before the voxels."""
 Places = SamplePlaces
 """Where the boxes of a sample lie."""
 
@@ -43,9 +45,8 @@ class Sample:
         return len(self.origins)
 
     @classmethod
-    def told(cls, voxels: NDArray[Any], trailer: bytes) -> Self:
-        """From the body of an answer: the voxels, then the origins, little-endian."""
+    def told(cls, lead: bytes, voxels: NDArray[Any]) -> Self:
+        """From the body of an answer: the origins, little-endian, then the voxels."""
         import numpy as np
 
-        origins = np.frombuffer(trailer, "<i8").reshape(len(voxels), 3).astype(np.int64)
-        return cls(voxels, origins)
+        return cls(voxels, np.frombuffer(lead, "<i8").reshape(len(voxels), 3).astype(np.int64))

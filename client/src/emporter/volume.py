@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from emporter import paths
 from emporter.described import Described, Outside
 from emporter.indexing import Piece, Selection, select
-from emporter.sampling import Places, Sample, sample_request
+from emporter.sampling import ORIGIN_BYTES, Places, Sample, sample_request
 from emporter.wire import Wire
 
 if TYPE_CHECKING:
@@ -70,22 +70,24 @@ class Volume(Described):
 
     def blocks(self, origins: ArrayLike, shape: Sequence[int]) -> NDArray[Any]:
         """Boxes of one shape at `origins` (N, 3), in one request: one array (N, z, y, x) in C order."""
-        answer = self._wire.posted(*paths.blocks(self.ref, origins, shape, self.grid.level))
-        assert answer.voxels is not None
-        return answer.voxels
+        _, voxels = self._wire.posted(*paths.blocks(self.ref, origins, shape, self.grid.level))
+        return voxels
 
     def sample(self, n: int, shape: Sequence[int], **wanted: Any) -> Sample:
         """`n` boxes of `shape` drawn by the server, with where they lie: the same for the same seed. `wanted` are the other
         fields of `emporter_contracts.training.SampleRequest`: seed, min_foreground, labels, exclude, within, split, order.
         """
-        answer = self._wire.posted(*paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted)))
-        assert answer.voxels is not None
-        return Sample.told(answer.voxels, answer.body)
+        path, body = paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted))
+        return Sample.told(*self._wire.posted(path, body, ORIGIN_BYTES * n))
 
     def places(self, n: int, shape: Sequence[int], **wanted: Any) -> Places:
         """Where `sample` would take its boxes, without their voxels."""
         path, body = paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted))
         return Places.model_validate(self._wire.document(path, {**body, "format": "places"}))
+
+    def provenance(self) -> Mapping[str, Any]:
+        """What was asked of the archive, what was fetched, by what it was converted."""
+        return self._wire.document(paths.provenance(self.ref))
 
     def dask(self, chunks: Any = None) -> da.Array:
         """A lazy dask array whose tasks fetch their own chunks (whole shards where nobody says otherwise). Needs dask."""
@@ -134,15 +136,15 @@ class AsyncVolume(Described):
 
     async def blocks(self, origins: ArrayLike, shape: Sequence[int]) -> NDArray[Any]:
         """Boxes of one shape at `origins` (N, 3), in one request: one array (N, z, y, x) in C order."""
-        _, voxels, _ = await self._web.posted(*paths.blocks(self.ref, origins, shape, self.grid.level))
+        _, voxels = await self._web.posted(*paths.blocks(self.ref, origins, shape, self.grid.level))
         return voxels
 
     async def sample(self, n: int, shape: Sequence[int], **wanted: Any) -> Sample:
         """`n` boxes of `shape` drawn by the server, with where they lie: the same for the same seed. `wanted` are the other
         fields of `emporter_contracts.training.SampleRequest`: seed, min_foreground, labels, exclude, within, split, order.
         """
-        _, voxels, trailer = await self._web.posted(*paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted)))
-        return Sample.told(voxels, trailer)
+        path, body = paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted))
+        return Sample.told(*await self._web.posted(path, body, ORIGIN_BYTES * n))
 
     async def places(self, n: int, shape: Sequence[int], **wanted: Any) -> Places:
         """Where `sample` would take its boxes, without their voxels."""

@@ -76,11 +76,11 @@ class WebClient:
         answer = await self._voxel_answer(path, params)
         return layout_of(answer.headers).array(bytearray(answer.content))
 
-    async def posted(self, path: str, body: Document) -> tuple[Mapping[str, str], NDArray[Any], bytes]:
-        """Headers, the array a POST to the block-server answers with, and the bytes after it."""
+    async def posted(self, path: str, body: Document, lead: int = 0) -> tuple[bytes, NDArray[Any]]:
+        """The first `lead` bytes a POST to the block-server answers with, and the array after them."""
         answer = await self._voxel_answer(path, {}, body)
-        layout, content = layout_of(answer.headers), answer.content
-        return answer.headers, layout.array(bytearray(content[: layout.bytes])), content[layout.bytes :]
+        content = answer.content
+        return content[:lead], layout_of(answer.headers).array(bytearray(memoryview(content)[lead:]))
 
     async def _voxel_answer(self, path: str, params: Mapping[str, Any], body: Document | None = None) -> httpx.Response:
         """An answer of the block-server, asked again while it is busy."""

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ FRESH_TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Headers (lower-case names) and the whole body: `voxels` where it began with an array, then what came after."""
+    """Headers (lower-case names) and the whole body: where an array was asked for, `body` is only what came before it."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -43,10 +44,8 @@ class _Kept:
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self.connection = connection
         self.process = os.getpid()
-
-    def __del__(self) -> None:
-        # In a fork this closes our copy only; the parent's goes on.
-        self.connection.close()
+        # Not __del__: in a reference cycle the socket might be taken apart first. In a fork it closes our copy only.
+        weakref.finalize(self, connection.close)
 
 
 class Wire:
@@ -63,22 +62,22 @@ class Wire:
 
     def document(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON answer to a GET, or to a POST of `body`. Raises RefusedByServiceError, UnreachableError."""
-        found: dict[str, Any] = json.loads(self._asked(path, body, voxels=False).body)
+        found: dict[str, Any] = json.loads(self._asked(path, body, None).body)
         return found
 
     def voxels(self, path: str, params: Mapping[str, Any]) -> NDArray[Any]:
         """The array a GET answers with."""
-        answer = self._asked(f"{path}?{urlencode(params)}", None, voxels=True)
-        assert answer.voxels is not None
-        return answer.voxels
+        return _array(self._asked(f"{path}?{urlencode(params)}", None, 0))
 
-    def posted(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """The array a POST answers with, and the bytes after it."""
-        return self._asked(path, body, voxels=True)
+    def posted(self, path: str, body: Mapping[str, Any], lead: int = 0) -> tuple[bytes, NDArray[Any]]:
+        """The first `lead` bytes a POST answers with, and the array after them."""
+        answer = self._asked(path, body, lead)
+        return answer.body, _array(answer)
 
-    def _asked(self, path: str, body: Mapping[str, Any] | None, *, voxels: bool) -> Answer:
+    def _asked(self, path: str, body: Mapping[str, Any] | None, lead: int | None) -> Answer:
+        """`lead`: bytes before the array that is expected; None for an answer without one."""
         for _ in range(BUSY_TRIES):
-            status, answer = self._once(path, body, voxels=voxels)
+            status, answer = self._once(path, body, lead)
             if status != BUSY:
                 break
             time.sleep(wait_seconds(answer.headers))
@@ -86,7 +85,7 @@ class Wire:
             raise refusal_of(self.base + path, status, answer.body)
         return answer
 
-    def _once(self, path: str, body: Mapping[str, Any] | None, *, voxels: bool) -> tuple[int, Answer]:
+    def _once(self, path: str, body: Mapping[str, Any] | None, lead: int | None) -> tuple[int, Answer]:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers | ({} if data is None else {"Content-Type": "application/json"})
         for remaining in reversed(range(FRESH_TRIES)):
@@ -94,7 +93,7 @@ class Wire:
             try:
                 connection.request("GET" if data is None else "POST", self._parts.path + path, data, headers)
                 response = connection.getresponse()
-                return response.status, _read(response, voxels=voxels and response.status == http.client.OK)
+                return response.status, _read(response, lead if response.status == http.client.OK else None)
             except (http.client.HTTPException, OSError) as error:
                 self._local.kept = None
                 if not remaining or not kept:
@@ -116,13 +115,18 @@ class Wire:
         return made, False
 
 
-def _read(response: http.client.HTTPResponse, *, voxels: bool) -> Answer:
+def _array(answer: Answer) -> NDArray[Any]:
+    assert answer.voxels is not None
+    return answer.voxels
+
+
+def _read(response: http.client.HTTPResponse, lead: int | None) -> Answer:
     headers = {name.lower(): value for name, value in response.getheaders()}
-    if not voxels:
+    if lead is None:
         return Answer(headers, response.read())
     import numpy as np
 
-    layout = layout_of(headers)
+    layout, before = layout_of(headers), response.read(lead)
     body = np.empty(layout.bytes, np.uint8)
     view, at = body.data, 0
     while at < len(view):
@@ -130,4 +134,5 @@ def _read(response: http.client.HTTPResponse, *, voxels: bool) -> Answer:
         if not got:
             raise http.client.IncompleteRead(b"", len(view) - at)
         at += got
-    return Answer(headers, response.read(), layout.array(body))
+    response.read()  # nothing; until it is read the connection is not free
+    return Answer(headers, before, layout.array(body))
