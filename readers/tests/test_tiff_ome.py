@@ -1,15 +1,19 @@
 """OME-TIFF: planes where the XML says they are, in one file or several; sizes with units; what is missing is said, never guessed."""
 
 import re
+from contextlib import suppress
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emporter_contracts.commands import Select
 from emporter_readers.array import MemorySource
 from emporter_readers.discover import discover
-from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
+from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, ReaderError, UnsupportedContentError
 from emporter_readers.protocol import Hints
 from emporter_readers.testing import tiff_bytes, volumes_of
 
@@ -190,3 +194,100 @@ class TestPyramids:
         with pytest.raises(AmbiguousContentError, match="level 3") as refusal:
             discover([self.source(tmp_path, None)], Hints(select=Select(level=3)))
         assert "0 to 2" in refusal.value.hint
+
+
+class TestAcquisition:
+    """What OME says in typed words."""
+
+    INSTRUMENT = (
+        '<Instrument ID="Instrument:1"><Microscope Manufacturer="Zeiss" Model="Crossbeam 550"/>'
+        '<Detector ID="Detector:1" Manufacturer="Zeiss" Model="InLens"/>'
+        '<Objective ID="Objective:1" Model="GEMINI" NominalMagnification="12500"/></Instrument>'
+    )
+    OF_IMAGE = '<AcquisitionDate>2018-06-11T22:27:00</AcquisitionDate><InstrumentRef ID="Instrument:1"/><ObjectiveSettings ID="Objective:1"/>'
+    CHANNELS = (
+        '<Channel ID="Channel:0" Name="InLens"><DetectorSettings ID="Detector:1"/></Channel><Channel ID="Channel:1" Name="ESB"/>'
+    )
+    PLANES = (
+        '<TiffData/><Plane TheZ="0" TheT="0" TheC="0" ExposureTime="250" ExposureTimeUnit="ms"/>'
+        '<Plane TheZ="0" TheT="0" TheC="1" ExposureTime="0.5"/>'
+    )
+
+    def found(self, **parts):
+        given = {"before": self.INSTRUMENT, "image": self.OF_IMAGE, "channels": self.CHANNELS, "data": self.PLANES, **parts}
+        described = xml('SignificantBits="12"', sizes=(6, 2, 1), **{k: v for k, v in given.items() if k != "image"})
+        described = described.replace("<Pixels", given["image"] + "<Pixels", 1)
+        return [volume.acquisition for volume in discover([a_file(described)], Hints())]
+
+    def test_instrument_objective_detector_exposure_and_channel_are_typed_by_channel(self):
+        first, second = self.found()
+        assert first.acquired_at.isoformat() == "2018-06-11T22:27:00"
+        assert (first.microscope, first.objective, first.nominal_magnification) == ("Zeiss Crossbeam 550", "GEMINI", 12500)
+        assert (first.detector, first.exposure_seconds, first.channel, first.significant_bits) == (
+            "Zeiss InLens",
+            0.25,
+            "InLens",
+            12,
+        )
+        assert (second.detector, second.exposure_seconds, second.channel) == (None, 0.5, "ESB")
+        assert set(first.said_by.values()) == {"file"}
+        assert "detector" not in second.said_by
+
+    def test_what_is_of_no_such_type_counts_as_not_said(self):
+        first, _ = self.found(
+            image="<AcquisitionDate>last Tuesday</AcquisitionDate><InstrumentRef ID='Instrument:9'/>",
+            data='<TiffData/><Plane TheC="0" ExposureTime="-1"/><Plane TheC="1" ExposureTime="1" ExposureTimeUnit="fortnight"/>',
+        )
+        assert first.said_by.keys() == {"channel", "significant_bits"}
+
+    def test_a_file_that_says_nothing_says_nothing(self):
+        (volume,) = discover([a_file(xml())], Hints())
+        assert volume.acquisition.said_by == {}
+
+
+@given(st.data())
+def test_ome_xml_with_anything_in_it_is_read_or_refused_by_one_of_our_errors(data):
+    """Attributes, elements and text of the schema, with values of every kind."""
+    values = st.one_of(
+        st.sampled_from(["", "0", "1", "-1", "2", "1e400", "nan", "99999999999999999999", "XYZCT", "µm", "ms", "\u0661"]),
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8),
+    )
+    names = ["SizeX", "SizeZ", "SizeC", "IFD", "FirstZ", "FirstC", "PlaneCount", "ID", "TheC", "ExposureTime", "SamplesPerPixel"]
+    names += ["PhysicalSizeX", "PhysicalSizeZUnit", "DimensionOrder", "FileName", "NominalMagnification", "SignificantBits"]
+    tags = [
+        "Image",
+        "Pixels",
+        "TiffData",
+        "UUID",
+        "Channel",
+        "Plane",
+        "Instrument",
+        "Microscope",
+        "DetectorSettings",
+        "BinaryOnly",
+    ]
+
+    def element(depth):
+        attributes = data.draw(st.dictionaries(st.sampled_from(names), values, max_size=4))
+        said = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
+        tag = data.draw(st.sampled_from(tags))
+        inner = "".join(element(depth - 1) for _ in range(data.draw(st.integers(0, 2)) if depth else 0))
+        return f"<{tag}{said}>{inner or escape(data.draw(values))}</{tag}>"
+
+    more = element(2)
+    for described in (xml(data=f"<TiffData/>{more}"), xml(before=more), xml(channels=more)):
+        with suppress(ReaderError):
+            discover([a_file(described)], Hints())
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>',
+        '<!DOCTYPE x SYSTEM "http://127.0.0.1:1/x.dtd">',
+        '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>',
+    ],
+)
+def test_entities_in_ome_xml_are_refused_before_anything_is_expanded(bomb):
+    with pytest.raises(CorruptObjectError, match="entities"):
+        discover([a_file(xml().replace("<OME ", bomb + "<OME ", 1))], Hints())

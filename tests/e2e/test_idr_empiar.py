@@ -58,6 +58,9 @@ def test_idr_9846137_comes_out_voxel_for_voxel_with_who_said_what(stack: Running
     assert metadata["core"]["volume_shape"] == [40, 77, 111]
     assert metadata["core"]["voxel_size_nm"] == [20.0, 20.0, 20.0]
     assert metadata["provenance"]["voxel_size"]["said_by"] == ["file", "file", "file"]
+    assert metadata["acquisition"]["acquired_at"] == "2018-06-11T22:27:00Z"
+    assert metadata["acquisition"]["significant_bits"] == 8
+    assert metadata["acquisition"]["said_by"] == {"acquired_at": "api", "significant_bits": "api"}
     assert metadata["provenance"]["download_url"] == archive.url(f"{omero.FILES}/{REFERENCE}")
     assert record["licence"]["spdx"] == "CC-BY-4.0"
     assert {c["code"] for c in record["caveats"]} == {"resampled", "archive_disagrees"}

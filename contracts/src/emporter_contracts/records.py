@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Index3, Message, Shape3
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.jobs import JobState
@@ -100,6 +101,7 @@ class Quality(Message):
 
 class Metadata(Message):
     core: Core = Core()
+    acquisition: Acquisition = Acquisition()
     technical: Technical = Technical()
     provenance: Provenance = Provenance()
     quality: Quality = Quality()

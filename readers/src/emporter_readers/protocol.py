@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Select
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
 from emporter_contracts.plans import Caveat, Role
@@ -106,6 +107,7 @@ class FoundVolume:
     """The archive's own index of the first voxel, z, y, x; not 0 where a format has offsets."""
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the centre of the archive's voxel 0 lies, z, y, x, as the headers say."""
+    acquisition: Acquisition = Acquisition()
     region: Box | None = None
     """What of the volume the sources hold, from its first voxel; None: all. Outside of it a missing chunk is no fill value."""
 

@@ -18,6 +18,8 @@ FILES = "/pub/databases/IDR"
 STUDY = "idr0086-miron-micrographs/20200610-ftp/experimentD/Miron_FIB-SEM/Miron_FIB-SEM_processed"
 REFERENCE = f"{STUDY}/Figure_S3B_FIB-SEM_U2OS_20x20x20nm_xy.tif"
 IMAGE, DATASET, PROJECT = 9846137, 10740, 1161
+ACQUIRED_MS = 1_528_756_020_000
+"""2018-06-11 22:27 UTC, as OMERO counts."""
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06#"
 
 
@@ -51,7 +53,8 @@ class Image:
         image_name = self.path.rsplit("/", 1)[-1]
         return {
             "data": {
-                "@id": self.number, "@type": f"{SCHEMA}Image", "Name": image_name, "Pixels": pixels, "omero:series": self.series,
+                "@id": self.number, "@type": f"{SCHEMA}Image", "Name": image_name, "AcquisitionDate": ACQUIRED_MS, "Pixels": pixels,
+                "omero:series": self.series,
             }
         }  # fmt: skip
 

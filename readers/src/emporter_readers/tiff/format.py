@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Select
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.plans import Caveat
@@ -39,10 +40,20 @@ class _Choice:
     select: Select
 
     @property
-    def pages(self) -> Sequence[Page]:
+    def channel(self) -> int:
+        """Of pages."""
         per_page = self.series.layout.samples if isinstance(self.samples, int) else 1
-        channel, time = self.select.channel or 0, self.select.time or 0
-        planes = self.placed.planes(channel // per_page, time)
+        return (self.select.channel or 0) // per_page
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """Of this channel; nothing where the file's own account has no such one."""
+        said = self.series.acquisitions
+        return said[self.channel] if self.channel < len(said) else Acquisition()
+
+    @property
+    def pages(self) -> Sequence[Page]:
+        planes = self.placed.planes(self.channel, self.select.time or 0)
         if planes == list(range(len(self.series.pages))):
             return self.series.pages  # which may read them when they are first asked for
         return [self.series.pages[k] for k in planes]
@@ -240,6 +251,7 @@ def _found(
         name=series.name,
         caveats=(*series.caveats, *choice.placed.caveats, *_caveats(reader, level), *guessed),
         said=series.said,
+        acquisition=choice.acquisition,
     )
 
 

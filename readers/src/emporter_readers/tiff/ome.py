@@ -15,6 +15,7 @@ from emporter_contracts.geometry import VoxelSize, to_nm
 from emporter_contracts.records import json_safe
 from emporter_readers.errors import CorruptObjectError, UnsupportedContentError
 from emporter_readers.tiff.headers import Headers
+from emporter_readers.tiff.ome_acquisition import acquisitions
 from emporter_readers.tiff.pages import Page
 from emporter_readers.tiff.series import Series
 
@@ -44,7 +45,7 @@ def ome_series(files: Sequence[Headers]) -> list[Series] | None:
     if len(files) > 1 and not any(places.other(name) for name in named):
         return None
     places.require_all_here(named)
-    return [_series(image, p, places, alone=len(pixels) == 1) for image, p in pixels]
+    return [_series(root, image, p, places, alone=len(pixels) == 1) for image, p in pixels]
 
 
 def names_others(headers: Headers) -> bool:
@@ -125,7 +126,7 @@ def _named(pixels: ET.Element) -> Iterator[tuple[str, str]]:
             yield (uuid.text or "").strip(), uuid.get("FileName", "")
 
 
-def _series(image: ET.Element, pixels: ET.Element, places: _Places, *, alone: bool) -> Series:
+def _series(root: ET.Element, image: ET.Element, pixels: ET.Element, places: _Places, *, alone: bool) -> Series:
     name = places.files[places.owner].name
     order = pixels.get("DimensionOrder", "")
     if order not in ORDERS:
@@ -140,7 +141,15 @@ def _series(image: ET.Element, pixels: ET.Element, places: _Places, *, alone: bo
     pages = _planes(pixels, axes, outer, places, alone=alone)
     _require_alike(pages, sizes, name)
     said: dict[str, Any] = {**pages[0].said, "OME": json_safe({"Name": image.get("Name", ""), **pixels.attrib})}
-    return Series(axes.lower(), outer, pages, voxel_size=_voxel_size(pixels), name=image.get("Name", ""), said=said)
+    return Series(
+        axes.lower(),
+        outer,
+        pages,
+        voxel_size=_voxel_size(pixels),
+        name=image.get("Name", ""),
+        said=said,
+        acquisitions=acquisitions(root, image, pixels, sizes["C"]),
+    )
 
 
 def _planes(pixels: ET.Element, axes: str, outer: tuple[int, ...], places: _Places, *, alone: bool) -> list[Page]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import tifffile
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.plans import Caveat
 from emporter_readers.errors import CorruptObjectError
@@ -40,6 +41,8 @@ class Series:
     name: str = ""
     caveats: tuple[Caveat, ...] = ()
     said: dict[str, Any] = field(default_factory=dict)
+    acquisitions: tuple[Acquisition, ...] = ()
+    """By channel of pages, where the file says any."""
 
     @property
     def layout(self) -> Layout:

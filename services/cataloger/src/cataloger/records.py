@@ -119,6 +119,7 @@ def planned(plan: FetchPlan, volume: PlannedVolume, status: JobStatus) -> Metada
                 labels_of=volume.labels_of,
                 source_origin=volume.source_origin,
             ),
+            acquisition=volume.acquisition,
             technical=Technical(file_size_bytes=size),
             provenance=Provenance(download_url=plan.download_url, software=plan.software, voxel_size=volume.voxel_size),
         ),

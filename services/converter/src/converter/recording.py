@@ -91,6 +91,7 @@ def metadata_record(
         updated_at=now,
         metadata=Metadata(
             core=_core(fetch, volume),
+            acquisition=volume.acquisition,
             technical=_technical(plan, seen, entered),
             provenance=_provenance(fetch, manifest, volume),
             quality=quality,

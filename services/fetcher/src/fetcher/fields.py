@@ -66,6 +66,10 @@ COMMON = (
         "guessed, or the user",
     )),
     Field("core.axes, core.source_origin", "z, y, x", ("always zyx; where a region was cut, in the archive's voxels",) * 6),
+    Field("acquisition.*", "UTC or as the file has it; s; by whom", (
+        "OME-XML in the file (`Instrument`, `Objective`, `Detector`, `Channel`, `Plane`), else API `AcquisitionDate`, `Channels`",
+        "DM tags verbatim only", "", "", "", "OME-XML in the file",
+    )),
     Field("licence", "", (
         f"study annotation `License`, else table ({_terms(idr_studies.KNOWN['idr0086'].licence)} for idr0086), else unknown",
         _terms(empiar.LICENCE), _terms(epfl.LICENCE), _terms(openorganelle.LICENCE), _terms(hemibrain.LICENCE), "unknown",

@@ -155,6 +155,7 @@ def _volume(request: IngestRequest, job: str, part: Part, found: FoundVolume, *,
         source_origin=added(box.start, found.start),
         source_start=found.start,
         translation_nm=found.translation_nm,
+        acquisition=found.acquisition.or_else(part.acquisition),
         caveats=_merged(found.caveats, [*disagreements(part.claims, found), *caveats], told=told),
         said=found.said,
     )

@@ -206,6 +206,7 @@ def _part(image: _Image, objects: list[int], *, single: bool) -> Part:
         voxel_size=image.said.voxel_size,
         select=Select(series=image.said.series),
         claims=image.said.claims,
+        acquisition=image.said.acquisition,
     )
 
 

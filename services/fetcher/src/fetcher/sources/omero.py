@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.geometry import VoxelSize, to_nm
 from emporter_runtime.errors import TransientError
 from fetcher.errors import ArchiveMisbehavesError, FetcherError, ForbiddenError, NotInArchiveError, TooManyVolumesError
@@ -24,6 +26,8 @@ DTYPES = {
     "float": "float32", "double": "float64",
 }  # fmt: skip
 """numpy names by OMERO's PixelsType."""
+LATEST_MS = 4_102_444_800_000
+"""2100-01-01: a later date of an acquisition is none."""
 PAGE = 200
 """Images asked for at once of a dataset: OMERO's own default."""
 
@@ -41,6 +45,7 @@ class ImageSaid:
     claims: Claims = Claims()
     series: int | None = None
     """Which image of its file it is, as Bio-Formats counts."""
+    acquisition: Acquisition = Acquisition()
     answers: Mapping[str, JsonValue] = field(default_factory=dict)
     """Verbatim, by what was asked."""
 
@@ -131,6 +136,7 @@ def image_by_api(said: Mapping[str, JsonValue]) -> ImageSaid:
         voxel_size=VoxelSize.said("api", (z, y, x)),
         claims=_claims(pixels, ("SizeZ", "SizeY", "SizeX"), _text(_object(pixels, "Type"), "value")),
         series=series if isinstance(series, int) and series >= 0 else None,
+        acquisition=_acquisition(data, pixels),
         answers={"image": dict(said)},
     )
 
@@ -163,6 +169,20 @@ def pairs_of(said: Mapping[str, JsonValue]) -> Pairs:
 def _claims(said: Mapping[str, JsonValue], names: tuple[str, str, str], kind: str) -> Claims:
     z, y, x = (n if isinstance(n := said.get(name), int) and n > 0 else None for name in names)
     return Claims((z, y, x), DTYPES.get(kind))
+
+
+def _acquisition(data: Mapping[str, JsonValue], pixels: Mapping[str, JsonValue]) -> Acquisition:
+    """OMERO counts time in milliseconds since 1970, UTC."""
+    when, bits = data.get("AcquisitionDate"), pixels.get("SignificantBits")
+    sane = isinstance(when, int) and not isinstance(when, bool) and 0 < when < LATEST_MS
+    channels = pixels.get("Channels")
+    first = channels[0] if isinstance(channels, list) and len(channels) == 1 else None
+    return Acquisition.said(
+        "api",
+        acquired_at=datetime.fromtimestamp(when / 1000, UTC) if sane and isinstance(when, int) else None,
+        channel=_text(first, "Name")[:500] if isinstance(first, dict) else None,
+        significant_bits=bits if isinstance(bits, int) and 1 <= bits <= 64 else None,
+    )
 
 
 def _length(said: JsonValue) -> float | None:

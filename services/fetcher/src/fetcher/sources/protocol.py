@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
+from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import IngestRequest, Select
 from emporter_contracts.geometry import Box, VoxelSize
 from emporter_contracts.plans import Caveat, Licence, PlannedObject, Role
@@ -49,6 +50,8 @@ class Part:
     select: Select = Select()
     """Which of the volumes in the objects is meant, where the archive says; what the request says comes first."""
     claims: Claims = Claims()
+    acquisition: Acquisition = Acquisition()
+    """What the archive says; the files themselves are asked first."""
 
 
 @dataclass(frozen=True, slots=True)
