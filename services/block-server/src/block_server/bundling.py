@@ -1,5 +1,6 @@
 """Several arrays in one body, as safetensors: eight bytes (little-endian) say how long the JSON index is that follows, which
-names each array's dtype, shape and place, and then come the arrays, one after the other. https://huggingface.co/docs/safetensors, "Format".
+names each array's dtype, shape and place; then come the arrays, one after the other.
+Source: https://huggingface.co/docs/safetensors, "Format".
 """
 
 from __future__ import annotations

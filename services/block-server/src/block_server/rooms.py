@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,9 +10,10 @@ from starlette.requests import Request
 
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
-from block_server.errors import DamagedVolumeError
+from block_server.errors import DamagedVolumeError, NotPinnedError
 from block_server.sampling_occupancy import Occupancies
 from block_server.settings import BlockServerSettings
+from block_server.shards import Shards
 from block_server.volumes import Volumes
 from emporter_contracts.ids import VolumeRef
 from emporter_runtime.objects import Objects
@@ -29,6 +31,7 @@ class Rooms:
     volumes: Volumes
     decoding: Admission
     passing: Admission
+    shards: Shards
     occupancies: Occupancies
 
     @classmethod
@@ -43,6 +46,7 @@ class Rooms:
             volumes=volumes,
             decoding=decoding,
             passing=Admission(settings.blocks_passthrough_bytes, wait),
+            shards=Shards(objects),
             occupancies=Occupancies(objects, volumes, decoding),
         )
 
@@ -75,6 +79,20 @@ async def find_named(request: Request, name: str) -> Found:
     asked = VolumeRef.parse(name)
     volumes = rooms_of(request).volumes
     return Found(asked, await volumes.opened(await volumes.pinned(asked)))
+
+
+async def find_pinned(request: Request, path: Callable[[VolumeRef], str]) -> OpenVolume:
+    """`find`, for a route of many requests, which must all name one revision; `path` is where that is, below the base.
+
+    Raises NotPinnedError.
+    """
+    found = await find(request)
+    if found.asked.revision is None:
+        raise NotPinnedError(
+            f"it is read with many requests, so its revision must be named, and {found.asked} names none",
+            pinned=f"{base_url(request)}/{path(found.volume.ref)}",
+        )
+    return found.volume
 
 
 async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVolumeError) -> DamagedVolumeError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorstore as ts
@@ -26,6 +26,11 @@ from emporter_contracts.records import Core, Metadata, MetadataRecord, Statistic
 from emporter_runtime.objects import Objects, json_bytes
 from emporter_runtime.settings import StoreSettings
 
+COMPRESSION: dict[str, list[dict[str, Any]]] = {
+    "zstd": [{"name": "zstd", "configuration": {"level": 1}}],
+    "blosc": [{"name": "blosc", "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "shuffle"}}],
+    "none": [],
+}
 MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -47,6 +52,7 @@ class Made:
     caveats: tuple[Caveat, ...] = ()
     description: str = ""
     zeros_stored: bool = True
+    codec: Literal["zstd", "blosc", "none"] = "zstd"
     digest: str = "0" * 64
     levels: list[NDArray[Any]] = field(default_factory=list)
     """The levels as they were stored, filled by `commit`."""
@@ -98,11 +104,7 @@ def running(settings: BlockServerSettings) -> Iterator[str]:
 
 
 def _write(objects: Objects, prefix: str, made: Made, voxels: NDArray[Any]) -> None:
-    inner: list[dict[str, Any]] = [
-        {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "zstd", "configuration": {"level": 1}},
-        {"name": "crc32c"},
-    ]
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}, *COMPRESSION[made.codec], {"name": "crc32c"}]
     chunk, shard = _clamped(made, voxels.shape)
     metadata = {
         "shape": voxels.shape,

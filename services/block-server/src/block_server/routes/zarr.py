@@ -11,11 +11,11 @@ from fastapi import APIRouter, Request, Response
 
 from block_server.answers import FOR_EVER, PIECE, PiecewiseResponse, etag, not_modified, unchanged
 from block_server.arrays import OpenVolume, shard_of
-from block_server.errors import DamagedVolumeError, NoSuchKeyError, NotPinnedError, UnsatisfiableRangeError
+from block_server.errors import DamagedVolumeError, NoSuchKeyError, UnsatisfiableRangeError
 from block_server.faults import problems
 from block_server.queries import VOLUME, documented
 from block_server.ranges import Wanted, wanted_range
-from block_server.rooms import Rooms, base_url, find, removed_or_damaged, rooms_of
+from block_server.rooms import Rooms, find_pinned, removed_or_damaged, rooms_of
 from emporter_contracts import storage
 from emporter_runtime.errors import ObjectMissingError, StoreUnavailableError
 from emporter_runtime.objects import Objects, Part
@@ -67,7 +67,7 @@ async def stored(request: Request) -> Response:
         headers["content-range"] = f"bytes {first.start}-{stop - 1}/{size}"
     hold.shrink(min(hold.bytes, stop - first.start))
     return PiecewiseResponse(
-        _pieces(rooms.objects, full_key, first, stop),
+        pieces(rooms.objects, full_key, first, stop),
         stop - first.start,
         headers=headers,
         media_type=_media_type(key),
@@ -95,13 +95,7 @@ async def stored_head(request: Request) -> Response:
 
 async def _object(request: Request, key: str) -> tuple[OpenVolume, str, str]:
     """The revision, the object's key in the store, its ETag. Raises NotPinnedError, NoSuchKeyError."""
-    found = await find(request)
-    volume = found.volume
-    if found.asked.revision is None:
-        raise NotPinnedError(
-            f"a Zarr is read with many requests, so its revision must be named, and {found.asked} names none",
-            pinned=f"{base_url(request)}/zarr/{volume.ref}.ome.zarr/{quote(key)}",
-        )
+    volume = await find_pinned(request, lambda ref: f"zarr/{ref}.ome.zarr/{quote(key)}")
     assert volume.ref.revision is not None
     if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable() or len(key) > LONGEST_KEY:
         raise _no_such(volume, key)
@@ -138,7 +132,7 @@ async def _first(objects: Objects, full_key: str, wanted: Wanted) -> Part:
     return await objects.get_part(storage.VOLUMES, full_key, start, start + PIECE)
 
 
-async def _pieces(objects: Objects, full_key: str, first: Part, stop: int) -> AsyncIterator[memoryview]:
+async def pieces(objects: Objects, full_key: str, first: Part, stop: int) -> AsyncIterator[memoryview]:
     """`first` and what follows up to `stop`, each piece fetched while the one before it is sent."""
     piece = first
     while piece.stop < stop:
