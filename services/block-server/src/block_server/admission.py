@@ -50,6 +50,13 @@ class Admission:
         """Whether others wait for what is held."""
         return bool(self._waiting)
 
+    def hold_now(self, wanted: int) -> Hold | None:
+        """Take `wanted` bytes if nobody has to wait for it."""
+        if self._waiting or self.held + wanted > self.limit:
+            return None
+        self.held += wanted
+        return Hold(self, wanted)
+
     async def hold(self, wanted: int) -> Hold:
         """Take `wanted` bytes. Raises TooLargeError where no wait could help, BusyError after a wait that did not."""
         if wanted > self.limit:

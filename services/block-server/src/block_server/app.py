@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from block_server import telemetry
+from block_server.direct import Direct
 from block_server.faults import answer_faults
 from block_server.middleware import Surroundings
 from block_server.rooms import Rooms
@@ -35,6 +36,8 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
         app.include_router(room.router)
     app.router.routes.extend(health_routes({"store": rooms.objects.ready}))
     answer_faults(app)
+    block = next(route for route in blocks.router.routes if getattr(route, "endpoint", None) is blocks.block)
+    app.add_middleware(Direct, handler=blocks.block, route=block)
     app.add_middleware(Surroundings)
     telemetry.watch("voxels", rooms.decoding)
     telemetry.watch("stored", rooms.passing)

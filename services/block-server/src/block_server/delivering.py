@@ -76,7 +76,7 @@ class Timing:
     def over(self, stage: str) -> None:
         """`stage` ends now and the next begins."""
         now = time.perf_counter()
-        telemetry.STAGES.labels(stage).observe(now - self._last)
+        telemetry.STAGE[stage].observe(now - self._last)
         self._stages.append(f"{stage};dur={(now - self._last) * 1e3:.2f}")
         self._last = now
 
@@ -101,7 +101,7 @@ async def deliver(
     if not together:
         most = min(most, AHEAD * max(part.needed_bytes for part in parts))
     plan = planned(parts, most)
-    hold = await while_wanted(request.receive, rooms.decoding.hold(plan.at_once + _converted(parts, form)))
+    hold = await _held(request, rooms, plan.at_once + _converted(parts, form))
     timing.over("wait")
     try:
         async with _named(rooms, parts):
@@ -118,6 +118,12 @@ async def deliver(
         return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
     body = _body(head, voxels, rest, form)
     return PiecewiseResponse(body, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
+
+
+async def _held(request: Request, rooms: Rooms, wanted: int) -> Hold:
+    """So many bytes of memory, while the client waits for them. Raises TooLargeError, BusyError, ClientGoneError."""
+    at_once = rooms.decoding.hold_now(wanted)
+    return at_once if at_once is not None else await while_wanted(request.receive, rooms.decoding.hold(wanted))
 
 
 async def _made(form: Given, voxels: NDArray[Any]) -> NDArray[Any]:
@@ -159,7 +165,7 @@ async def _whole(
             f"{size} bytes can't be compressed as one body, which takes more memory than there is for all",
             hint="ask for format=raw, which has no such limit, or for smaller boxes",
         )
-    hold = await while_wanted(request.receive, rooms.decoding.hold(plan.at_once + 2 * size + _converted(parts, form)))
+    hold = await _held(request, rooms, plan.at_once + 2 * size + _converted(parts, form))
     timing.over("wait")
     try:
         async with _named(rooms, parts):

@@ -45,7 +45,7 @@ def answer_faults(app: FastAPI) -> None:
     """Make `app` answer every exception with a problem, and its OpenAPI say so."""
     plain = app.openapi
     app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # FastAPI's own way to extend its document
-    app.add_exception_handler(EmporterError, _ours)
+    app.add_exception_handler(EmporterError, answer_of)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _routing)
     app.add_exception_handler(Exception, _bug)
@@ -63,7 +63,8 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-async def _ours(_: Request, error: Exception) -> Response:
+async def answer_of(_: Request, error: Exception) -> Response:
+    """The problem that an error of ours is."""
     assert isinstance(error, EmporterError)
     status, headers = _status(error)
     if status >= 500:

@@ -54,6 +54,9 @@ class Plan:
 
 def planned(parts: Sequence[Part], most: int) -> Plan:
     """All at once where that takes at most `most` bytes; else as many as do, the next ones begun as the first ones are sent."""
+    if len(parts) == 1:
+        needed = parts[0].needed_bytes
+        return Plan(parts, needed, needed)
     together = sum(part.bytes for part in parts) + _decoded(parts)
     largest = max(part.needed_bytes for part in parts)
     return Plan(parts, together if together <= most else max(largest, most), together)
