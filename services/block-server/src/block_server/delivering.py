@@ -76,7 +76,7 @@ class Timing:
     def over(self, stage: str) -> None:
         """`stage` ends now and the next begins."""
         now = time.perf_counter()
-        telemetry.STAGE[stage].observe(now - self._last)
+        telemetry.stage(stage).observe(now - self._last)
         self._stages.append(f"{stage};dur={(now - self._last) * 1e3:.2f}")
         self._last = now
 

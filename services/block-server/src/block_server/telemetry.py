@@ -28,7 +28,6 @@ STAGES = Histogram(
     ["stage"],
     buckets=(0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-STAGE = {stage: STAGES.labels(stage) for stage in ("find", "wait", "read", "encode")}
 VOXELS = Counter("emporter_blocks_voxel_bytes_total", "Bytes of voxels asked for, as stored")
 TOUCHED = Counter(
     "emporter_blocks_chunk_bytes_total", "Bytes of the chunks that held them: over voxel bytes, the read amplification"
@@ -47,6 +46,12 @@ def observe(scope: Scope, status: int, sent: int, seconds: float) -> None:
     requests.inc()
     durations.observe(seconds)
     bodies.inc(sent)
+
+
+@cache  # as many as there are stages
+def stage(name: str) -> Histogram:
+    """The seconds of one stage."""
+    return STAGES.labels(name)
 
 
 @cache  # as many as there are routes, methods and statuses; looking them up by label takes longer than counting
