@@ -81,12 +81,17 @@ class Statistics(Body):
 
 
 class VolumeInfo(Body):
-    """One revision of one volume, axes z, y, x; `shape`, `chunk`, `shard` and `voxel_size_nm` are of level 0."""
+    """One revision of one volume, axes z, y, x; `shape`, `chunk`, `shard` and `voxel_size_nm` are of level 0.
+
+    `digest` is the commit's; `voxels_sha256` of the level-0 voxels in C order, little-endian; `files` the archive's names.
+    """
 
     volume: str
     revision: int
     ref: str
     digest: str
+    voxels_sha256: str | None
+    files: list[str]
     description: str
     source: str
     source_id: str
@@ -175,6 +180,8 @@ def _info(request: Request, volume: OpenVolume, labels: list[str]) -> VolumeInfo
         revision=volume.ref.revision,
         ref=str(volume.ref),
         digest=volume.digest,
+        voxels_sha256=record.metadata.technical.sha256,
+        files=list(record.files),
         description=core.description,
         source=record.source,
         source_id=record.source_id,
