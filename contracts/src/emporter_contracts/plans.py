@@ -6,7 +6,8 @@ A stored plan is never changed: every generation of a revision works by it. One 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
@@ -15,7 +16,7 @@ from pydantic import Field, JsonValue
 
 from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
-from emporter_contracts.geometry import Box, VoxelSize
+from emporter_contracts.geometry import Box, VoxelSize, grid_shape
 
 PLAN_VERSION = 1
 """Raised whenever the same request would lead to other segments, tasks or shards."""
@@ -294,19 +295,29 @@ class LevelPlan(Message):
     """Task n of the level below makes task n of this level in the same pass; done alone it makes the same bytes."""
 
     @property
+    def grid(self) -> Shape3:
+        """Tasks along z, y, x."""
+        return grid_shape(self.shape, self.task)
+
+    @property
     def tasks(self) -> int:
         """How many commands write this level."""
-        return len(self.boxes())
+        return math.prod(self.grid)
 
-    def boxes(self) -> Sequence[tuple[Index3, Index3]]:
-        """(start, stop) of every task, in the order of their numbers (C order)."""
-        (sz, sy, sx), (tz, ty, tx) = self.shape, self.task
-        return [
-            ((z, y, x), (min(z + tz, sz), min(y + ty, sy), min(x + tx, sx)))
-            for z in range(0, sz, tz)
-            for y in range(0, sy, ty)
-            for x in range(0, sx, tx)
-        ]
+    def box(self, n: int) -> Box:
+        """What task `n` writes: computed, for a level may have a million of them. IndexError where it has no such task."""
+        if not 0 <= n < self.tasks:
+            raise IndexError(f"task {n} of {self.tasks}")
+        _, rows, columns = self.grid
+        (z, y), x = divmod(n // columns, rows), n % columns
+        start = (z * self.task[0], y * self.task[1], x * self.task[2])
+        whole = Box.at(start, self.task).overlap(Box.whole(self.shape))
+        assert whole is not None
+        return whole
+
+    def boxes(self) -> Iterator[Box]:
+        """What every task writes, in the order of their numbers (C order)."""
+        return map(self.box, range(self.tasks))
 
 
 class VolumePlan(Message):

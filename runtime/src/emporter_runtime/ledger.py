@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import nats.errors
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
@@ -75,10 +76,37 @@ class Ledger:
         """The subjects of all entries that match."""
         return set(await subjects_in(self._bus, STREAM, wildcard))
 
+    async def begun(self) -> str:
+        """When the stream itself was made: another time is another ledger, whose entries count from 1 again."""
+        try:
+            info = await self._bus.js.stream_info(STREAM)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise TransientError(f"the bus did not answer about {STREAM}: {error!r}") from error
+        return str(info.created)
+
+    async def since(self, wildcard: str, after: int) -> AsyncIterator[tuple[int, str]]:
+        """(sequence, subject) of every entry that matches and came after sequence `after`, in order; bodies are not sent."""
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            filter_subject=wildcard,
+            headers_only=True,
+            inactive_threshold=60.0,
+            mem_storage=True,
+        )
+        async for message in self._messages(config, wildcard):
+            yield message.metadata.sequence.stream, message.subject
+
     async def entries(self, wildcard: str, model: type[M]) -> AsyncIterator[M]:
         """Every entry that matches, in the order they were entered."""
-        js = self._bus.js
         config = ConsumerConfig(ack_policy=AckPolicy.NONE, filter_subject=wildcard, inactive_threshold=60.0, mem_storage=True)
+        async for message in self._messages(config, wildcard):
+            yield model.model_validate_json(message.data)
+
+    async def _messages(self, config: ConsumerConfig, wildcard: str) -> AsyncIterator[Msg]:
+        """What a consumer has pending now, a page at a time."""
+        js = self._bus.js
         try:
             info = await js.add_consumer(STREAM, config)
             left = info.num_pending or 0
@@ -88,7 +116,7 @@ class Ledger:
                     page = await subscription.fetch(min(PAGE, left), timeout=10)
                     left -= len(page)
                     for message in page:
-                        yield model.model_validate_json(message.data)
+                        yield message
             finally:
                 await subscription.unsubscribe()
                 await js.delete_consumer(STREAM, info.name)

@@ -13,7 +13,6 @@ import google_crc32c
 
 from emporter_contracts import storage, subjects
 from emporter_contracts.events import ConvertDone, RawObjectStored, ShardWritten, VolumeComplete
-from emporter_contracts.geometry import Box
 from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
 from emporter_contracts.plans import SEGMENT_BYTES, ConversionPlan, FetchPlan, Manifest, Segments, StoredRequest, Unit, VolumePlan
 from emporter_runtime.bus import Bus
@@ -187,10 +186,10 @@ class Reconciler:
         root = storage.zarr_root(volume.volume, plan.revision)
         held = {info.key.removeprefix(root) async for info in self._objects.listing(storage.VOLUMES, root)}
         for k, level in enumerate(volume.levels):
-            for n, (start, stop) in enumerate(level.boxes()):
+            for n, box in enumerate(level.boxes()):
                 keys = [
                     storage.shard_key(k, tuple(a // s for a, s in zip(tile.start, level.shard, strict=True)))  # type: ignore[arg-type]
-                    for tile in Box(start, stop).tiles(level.shard)
+                    for tile in box.tiles(level.shard)
                 ]
                 subject = subjects.convert_done(plan.job, plan.revision, volume.volume, k, n)
                 if not all(key in held for key in keys) or await self._ledger.has(subject):

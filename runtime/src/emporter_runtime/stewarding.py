@@ -7,7 +7,7 @@ status. So any process may look at any job at any time, and whatever was lost is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -154,8 +154,10 @@ def _until_next_try(status: JobStatus) -> float:
     return max(0.0, (status.waiting.next_try - now()).total_seconds())
 
 
-def next_commands(all_units: Sequence[str], done: set[str], queued: Iterable[str], limit: int = MAX_OUTSTANDING) -> list[str]:
-    """Which units to queue now: in order, neither done nor queued, so many that at most `limit` are outstanding."""
+def next_commands(all_units: Iterable[str], done: set[str], queued: Iterable[str], limit: int = MAX_OUTSTANDING) -> list[str]:
+    """Which units to queue now: in order, neither done nor queued, so many that at most `limit` are outstanding; no further
+    unit is looked at.
+    """
     waiting = set(queued)
     room = limit - len(waiting)
     chosen: list[str] = []

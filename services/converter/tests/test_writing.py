@@ -71,7 +71,8 @@ def test_a_task_writes_the_shards_of_its_box_and_no_other(objects: Objects) -> N
         update={"levels": (plan.levels[0].model_copy(update={"task": (32, 64, 64), "band": (32, 32, 64)}), *plan.levels[1:])}
     )
     shards = written_alone(objects, run, plan, 0, 7)
-    start, stop = plan.levels[0].boxes()[7]
+    box = plan.levels[0].box(7)
+    start, stop = box.start, box.stop
     assert {s.key for s in shards} == {
         f"0/c/{z}/{y}/{x}"
         for z in range(start[0] // 32, -(-stop[0] // 32))

@@ -19,8 +19,10 @@ TASK_BYTES = 2 * 2**30
 """Wanted of one task of a large volume: at 50 to 300 MB/s it takes 7 to 40 s, and that is what a killed worker loses."""
 MIN_TASKS = 8
 """Wanted of a level that is large enough, so that several workers share it and its bar moves."""
-MAX_TASKS = 50_000
-"""Of one level: each is a command and an entry in the ledger."""
+MANY_TASKS = 50_000
+"""Of one level: each is a command and an entry in the ledger. A volume that would have more, past 100 TB, has longer ones, …"""
+LONGEST_TASK_BYTES = 8 * 2**30
+"""… but none past this: two or three minutes, whatever the volume's size."""
 COUNTED_BANDS = 4096
 """Along one axis when decodes are counted; a longer axis repeats itself."""
 
@@ -178,7 +180,8 @@ def _lengthened(grids: list[Grid], base: int, best: Pass, cells: Cells, itemsize
     """Tasks doubled up to the wanted size, along z first: that costs no memory: a row of shards is released when it is full."""
     grid = grids[base]
     size = math.prod(grid.rung.shape) * itemsize * cells.weight
-    wanted = max(min(max(size // MIN_TASKS, SMALL_TASK_BYTES), TASK_BYTES), size // MAX_TASKS)
+    usual = min(max(size // MIN_TASKS, SMALL_TASK_BYTES), TASK_BYTES)
+    wanted = max(usual, min(size // MANY_TASKS, LONGEST_TASK_BYTES))
     for axis in (0, 1, 2):
         while best.task[axis] < grid.rung.shape[axis]:
             longer = list(best.task)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
+from collections.abc import Iterator
 
+from converter.counting import RunCount
 from emporter_contracts import subjects
 from emporter_contracts.commands import ConvertTask, FinishVolume, PlanConversion, RunIdentity
 from emporter_contracts.events import LevelComplete, VolumeComplete
-from emporter_contracts.jobs import JobState, JobStatus, Tally, VolumeProgress
-from emporter_contracts.plans import ConversionPlan, VolumePlan
+from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
+from emporter_contracts.plans import ConversionPlan
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import read_commit
-from emporter_runtime.jobstore import JobStore, tally
+from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import Ledger, outstanding
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans
 from emporter_runtime.stewarding import MAX_OUTSTANDING, next_commands
 
-BITS = 8
+COUNTS_KEPT = 64
+"""Runs whose counts a process keeps, oldest out first: what is dropped is counted again."""
 
 
 class ConvertSteward:
@@ -29,6 +32,7 @@ class ConvertSteward:
         self._ledger = ledger
         self._objects = objects
         self._plans = plans
+        self._counts: dict[tuple[str, int, int], RunCount] = {}
 
     async def look(self, status: JobStatus) -> None:
         """Do for this job whatever its conversion needs next."""
@@ -48,31 +52,39 @@ class ConvertSteward:
     async def _convert(self, status: JobStatus, plan: ConversionPlan) -> None:
         # Queued before done: a task that moves between the two looks is then in one of them at least.
         queued = await outstanding(self._bus, "CONVERT", subjects.convert_tasks(plan.job))
-        done = await self._ledger.subjects(subjects.convert_dones(plan.job, plan.revision))
-        progress = tuple(_progress(plan, volume, done) for volume in plan.volumes)
-        await self._say_levels(status, progress)
-        status = await self._jobs.progress(status, volumes=progress)
-        if all(level.done == level.total for volume in progress for level in volume.levels):
+        count = self._count(status, plan)
+        await count.catch_up(self._ledger)
+        await self._say_levels(status, count.progress)
+        status = await self._jobs.progress(status, volumes=count.progress)
+        if count.complete and await count.confirmed(self._ledger):
             saving = await self._jobs.move(status, JobState.SAVING)
             await self._finish(saving)
             return
-        for volume, held in zip(plan.volumes, progress, strict=True):
-            level = next((k for k, t in enumerate(held.levels) if t.done < t.total), None)
+        for volume, levels in count.levels.items():
+            level = next((k for k, held in enumerate(levels) if not held.complete), None)
             if level is not None:
-                queued |= await self._queue(status, volume, level, done, queued)
+                queued |= await self._queue(status, volume, level, levels[level].undone(), queued)
 
-    async def _queue(self, status: JobStatus, volume: VolumePlan, level: int, done: set[str], queued: set[str]) -> set[str]:
+    def _count(self, status: JobStatus, plan: ConversionPlan) -> RunCount:
+        """What this process knows of a run; of a run it doesn't know, nothing yet."""
+        run = (status.job, *status.run)
+        if run not in self._counts:
+            while len(self._counts) >= COUNTS_KEPT:
+                self._counts.pop(next(iter(self._counts)))
+            self._counts[run] = RunCount(plan)
+        return self._counts[run]
+
+    async def _queue(self, status: JobStatus, volume: str, level: int, undone: Iterator[int], queued: set[str]) -> set[str]:
         """Queue tasks of one level as far as there is room; their subjects."""
-        job, revision = status.job, status.revision
-        tasks = {subjects.convert_task(job, volume.volume, level, n): n for n in range(volume.levels[level].tasks)}
-        complete = {
-            subject for subject, n in tasks.items() if subjects.convert_done(job, revision, volume.volume, level, n) in done
-        }
-        chosen = next_commands(list(tasks), complete, queued, MAX_OUTSTANDING)
-        for subject in chosen:
-            command = ConvertTask.of(status, volume=volume.volume, level=level, n=tasks[subject])
-            await self._bus.command(subject, command, "CONVERT", "convert.task", volume.volume, level, tasks[subject])
+        tasks = (subjects.convert_task(status.job, volume, level, n) for n in undone)
+        chosen = next_commands(tasks, set(), queued, MAX_OUTSTANDING)
+        await asyncio.gather(*(self._order_task(status, subject, volume, level) for subject in chosen))
         return set(chosen)
+
+    async def _order_task(self, status: JobStatus, subject: str, volume: str, level: int) -> None:
+        n = int(subject.rsplit(".", 1)[1])
+        command = ConvertTask.of(status, volume=volume, level=level, n=n)
+        await self._bus.command(subject, command, "CONVERT", "convert.task", volume, level, n)
 
     async def _say_levels(self, status: JobStatus, progress: tuple[VolumeProgress, ...]) -> None:
         """Say which levels are complete now and were not before."""
@@ -113,20 +125,3 @@ async def say_complete(bus: Bus, run: RunIdentity, volume: str, digest: str) -> 
     fact = VolumeComplete.of(run, volume=volume, digest=digest)
     subject = subjects.volume_complete(volume, fact.revision)
     await bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume)
-
-
-def _progress(plan: ConversionPlan, volume: VolumePlan, done: set[str]) -> VolumeProgress:
-    """How much of each level the ledger has."""
-    return VolumeProgress(
-        volume=volume.volume,
-        levels=tuple(_level_tally(plan, volume, level, done) for level in range(len(volume.levels))),
-    )
-
-
-def _level_tally(plan: ConversionPlan, volume: VolumePlan, level: int, done: set[str]) -> Tally:
-    itemsize = int("".join(c for c in volume.dtype if c.isdigit())) // BITS
-    sizes = [
-        itemsize * math.prod(b - a for a, b in zip(start, stop, strict=True)) for start, stop in volume.levels[level].boxes()
-    ]
-    have = [n for n in range(len(sizes)) if subjects.convert_done(plan.job, plan.revision, volume.volume, level, n) in done]
-    return tally(len(have), len(sizes), sum(sizes[n] for n in have), sum(sizes))

@@ -62,9 +62,8 @@ def write_pass(
 ) -> dict[int, tuple[ShardWritten, ...]]:
     """Write task `n` of `levels`, of which all but the first are fused with the one below; the shards by level, sorted by key."""
     base = levels[0]
-    start, end = plan.levels[base].boxes()[n]
     reader = reader_of() if base == 0 else source_of(objects, plan, revision, base)
-    return _Task(objects, plan, revision, levels, Box(start, end), reader, stop).run()
+    return _Task(objects, plan, revision, levels, plan.levels[base].box(n), reader, stop).run()
 
 
 def fused_until(plan: VolumePlan, level: int) -> int:
