@@ -204,7 +204,7 @@ class SearchSuite:
             await world.hear(a_status(job=f"epfl-{n}", created_at=at(n)))
         some = await world.catalog.facets(CatalogQuery(source="epfl"))
         assert (some["counted"], some["complete"]) == (2, False)
-        assert FACET_ROWS == 5_000
+        assert FACET_ROWS == 3_000
 
     async def test_the_bus_is_told_facets_too(self, world):
         await self.add(world, "idr-1")
@@ -222,6 +222,26 @@ class TestSearchOnPostgres(SearchSuite):
     @pytest.fixture
     async def world(self, postgres):
         return World(postgres)
+
+    @pytest.mark.parametrize("every", [1, 3, 15, 60, 100])
+    @pytest.mark.parametrize("sort", ["-updated_at", "bytes", "-created_at"])
+    async def test_however_rare_a_word_is_its_pages_are_those_of_the_whole_list(self, world, monkeypatch, every, sort):
+        monkeypatch.setattr("cataloger.probing.PROBED", 4)
+        monkeypatch.setattr("cataloger.probing.WALKED", 12)
+        monkeypatch.setattr("cataloger.probing.FARTHEST", 40)
+        for n in range(60):
+            word = "gyrus" if n % every == every - 1 else "sulcus"
+            await world.hear(a_status(job=f"epfl-{word}-{n:02}", created_at=at(n), updated_at=at(n * 7 % 60)))
+        whole = [row["volume"] for row in await world.rows(sort=sort, limit=100) if "gyrus" in row["volume"]]
+        paged: list[str] = []
+        cursor = None
+        while True:
+            answer = await world.catalog.volumes(CatalogQuery(q="gyrus", sort=sort, limit=5, cursor=cursor))
+            paged += [row["volume"] for row in answer.items]
+            cursor = answer.cursor
+            if cursor is None:
+                break
+        assert paged == whole
 
 
 def test_a_json_bomb_of_a_record_is_walked_without_recursion():

@@ -18,7 +18,7 @@ from emporter_contracts.commands import CatalogQuery
 
 FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role", "verified")
 """Columns counted as they are; `caveat` is counted beside them."""
-FACET_ROWS = 5_000
+FACET_ROWS = 3_000
 """Volumes of a narrowed list that are counted, the newest first: all of them would take seconds in a large catalog."""
 FACET_VALUES = 100
 """Values of one facet that are given, the most frequent first."""

@@ -6,24 +6,27 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger.errors import InvalidQueryError
 from cataloger.filters import STATES, check, volume_filters
 from cataloger.models import Event, Job, Volume
+from cataloger.probing import Order, first
 from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import job_of
 
 RELEVANCE = "relevance"
-RANKED = 500
+RANKED = 250
 """Volumes a search by relevance ranks, the newest of those found: ranking all that hold a common word takes seconds."""
+WALKED = frozenset({"id", "created_at", "updated_at", "bytes", "max_voxel_nm"})
+"""Sorts an index has: a list can be walked in their order."""
 UNKNOWN_LAST = 1.0e300
 """Stands for an unknown number in a sort: after every real one."""
 
@@ -38,9 +41,6 @@ class Sort:
     identity: InstrumentedAttribute[str]
     read: Callable[[Any], Any] = str
     descending: bool = False
-    gather: bool = False
-    """Find all rows first, then order them. PostgreSQL can't tell how rare a JSON value is, nor that times of creation and of
-    change go together; it would walk the list in its order, past all the rows before the first that fits."""
 
     def after(self, value: Any, identity: str) -> ColumnElement[bool]:
         """The rows that come after one with this value and id."""
@@ -48,13 +48,6 @@ class Sort:
         # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
         reached = self.by <= value if self.descending else self.by >= value
         return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
-
-    def finding(self) -> tuple[ColumnElement[Any], ...]:
-        """The order in which rows are looked for: with `gather`, one that no index has."""
-        if not self.gather or self.read is not _time:
-            return self.clauses()
-        unindexed = self.by + literal_column("interval '0'")
-        return (unindexed.desc() if self.descending else unindexed.asc(), self.identity.asc())
 
     def clauses(self) -> tuple[ColumnElement[Any], ...]:
         return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
@@ -89,13 +82,30 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     filters = volume_filters(query, dialect)
     rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True)
     if query.sort == RELEVANCE:
-        near = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
-        return await _page(session, rows.where(Volume.id.in_(near)), _relevance(query, dialect), query)
+        newest = select(Volume.id).where(Volume.id.in_(await _newest(session, query)))
+        return await _page(session, rows, _relevance(query, dialect), query, newest)
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
     sort = _volume_sort(query)
-    if dialect == "postgresql" and (query.where or ("created_at" in query.ranges and "updated_at" in query.sort)):
-        sort = replace(sort, gather=True)
-    return await _page(session, rows, sort, query, select(Volume.id).where(*filters))
+    if not _is_guessed(query, dialect):
+        return await _page(session, rows, sort, query, select(Volume.id).where(*filters))
+    order = Order(sort.by, sort.identity, sort.descending)
+    found = await first(session, order, _place(sort, query), filters, query.limit + 1)
+    return await _read(session, rows.where(Volume.id.in_(found)).order_by(*sort.clauses()), sort, query)
+
+
+def _is_guessed(query: CatalogQuery, dialect: str) -> bool:
+    """Whether PostgreSQL would have to guess how rare what is asked for is, and the list can be walked in its order."""
+    unsure = query.q or query.where or "created_at" in query.ranges
+    return dialect == "postgresql" and bool(unsure) and query.sort.removeprefix("-") in WALKED
+
+
+async def _newest(session: AsyncSession, query: CatalogQuery) -> Any:
+    """The ids, or what selects them, of the newest volumes that fit."""
+    dialect = session.get_bind().dialect.name
+    filters = volume_filters(query, dialect)
+    if dialect == "postgresql":
+        return await first(session, Order(Volume.updated_at.expression, Volume.id, descending=True), [], filters, RANKED)
+    return select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
@@ -139,21 +149,30 @@ def _relevance(query: CatalogQuery, dialect: str) -> Sort:
 
 async def _page(session: AsyncSession, rows: Any, sort: Sort, query: CatalogQuery, narrow: Select[Any] | None = None) -> Slice:
     """One page of `rows`; with `narrow`, of those whose identity it selects."""
-    asked = fingerprint(query)
-    wanted = rows if narrow is None else narrow
-    if query.cursor:
-        value, identity = read_cursor(query.cursor, asked)
-        wanted = wanted.where(sort.after(_cursor_value(sort, value), identity))
-    wanted = wanted.order_by(*sort.finding()).limit(query.limit + 1)
+    wanted = (rows if narrow is None else narrow).where(*_place(sort, query))
+    wanted = wanted.order_by(*sort.clauses()).limit(query.limit + 1)
     if narrow is not None:
         wanted = rows.where(sort.identity.in_(wanted)).order_by(*sort.clauses())
+    return await _read(session, wanted, sort, query)
+
+
+def _place(sort: Sort, query: CatalogQuery) -> list[ColumnElement[bool]]:
+    """What holds for the rows after the query's cursor."""
+    if not query.cursor:
+        return []
+    value, identity = read_cursor(query.cursor, fingerprint(query))
+    return [sort.after(_cursor_value(sort, value), identity)]
+
+
+async def _read(session: AsyncSession, wanted: Any, sort: Sort, query: CatalogQuery) -> Slice:
+    """A page of ordered rows, of which there is one more where another page follows."""
     # The sort's value rides along: it is what the cursor must say, as the database said it.
     found = [tuple(row) for row in await session.execute(wanted.add_columns(sort.by, sort.identity.expression))]
     kept = [row[:-2] for row in found[: query.limit]]
     if len(found) <= query.limit:
         return Slice(kept, None)
     value, identity = found[query.limit - 1][-2:]
-    return Slice(kept, write_cursor(value, identity, asked))
+    return Slice(kept, write_cursor(value, identity, fingerprint(query)))
 
 
 def _cursor_value(sort: Sort, value: Any) -> Any:
