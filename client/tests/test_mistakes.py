@@ -144,3 +144,20 @@ def test_help_and_mistakes_load_no_heavy_library(tmp_path: Path) -> None:
 
 def test_the_version_is_printed(tmp_path: Path) -> None:
     assert emporter("--version", cwd=tmp_path).stdout.startswith("emporter 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-f", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["-f", "bad.yaml"], ["bad.yaml line 2, entry 1", "sauce", "did you mean source"]),
+        (["-f", "bad.yaml", "idr"], ["-f FILE says what to ingest"]),
+        (["-f", "bad.yaml", "--region", "0:1,0:1,0:1"], ["--region is for one request"]),
+        (["idr", "1", "--checksums", "x.json"], ["--checksums belongs to -f FILE"]),
+        (["idr", "1", "--set", "dataset"], ["--set dataset: write name=value"]),
+        (["idr", "1", "--set", "a=1", "--set", "a=2"], ["--set a stands here twice"]),
+    ],
+)
+def test_mistakes_in_and_beside_a_file_of_requests(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    (tmp_path / "bad.yaml").write_text("requests:\n  - sauce: idr\n")
+    assert_one_line(emporter("ingest", *arguments, cwd=tmp_path), *words)

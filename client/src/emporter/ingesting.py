@@ -1,17 +1,22 @@
-"""What the words after `emporter ingest` mean: an archive and an id, a URL, or files."""
+"""What the words after `emporter ingest` mean: entries of an archive, a link to one, a URL, or files."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from emporter.errors import MistakeError
+from emporter.links import entry_of
 from emporter_contracts.topology import SOURCES
 
 DEFAULT_ENTRIES = {"hemibrain": "em"}
 """What an archive means by itself, where it is one thing above all."""
+SCHEMES = ("http://", "https://", "ftp://", "s3://", "gs://", "precomputed://", "zarr://", "zarr2://", "zarr3://", "n5://")
+"""What a URL begins with, on the command line and in a file of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +26,38 @@ class Target:
     source: str
     source_id: str = ""
     paths: tuple[Path, ...] = ()
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What a link said besides, such as one of the arrays of an entry."""
+
+
+def targets_of(words: Sequence[str]) -> list[Target]:
+    """One target, or one for each id after the name of an archive. Raises MistakeError in one line that says what to write."""
+    first = words[0]
+    if len(words) > 2 and first in SOURCES and not any(Path(word).exists() for word in words):
+        return [Target(first, word) for word in words[1:]]
+    return [target_of(words)]
 
 
 def target_of(words: Sequence[str]) -> Target:
     """Raises MistakeError in one line that says what to write instead."""
     first = words[0]
-    if first.startswith(("http://", "https://")):
+    if first.startswith(SCHEMES):
         if len(words) > 1:
-            raise MistakeError("one URL at a time", hint="call emporter ingest once for each")
-        return Target("url", first)
+            raise MistakeError("one URL at a time", hint="call emporter ingest once for each, or list them in a file: -f")
+        return linked(first)
     if len(words) == 1:
         return _one_word(first)
     if len(words) == 2 and first in SOURCES and not Path(first).exists():
         return Target(first, words[1])
     return _files(words)
+
+
+def linked(link: str) -> Target:
+    """What a URL is about: an entry of an archive whose page, viewer or bucket it names, else itself. Raises MistakeError."""
+    entry = entry_of(link)
+    if entry is None:
+        return Target("url", link)
+    return Target(entry.source, entry.source_id, parameters=entry.parameters)
 
 
 def _one_word(word: str) -> Target:

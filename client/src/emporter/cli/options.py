@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -109,3 +109,21 @@ def voxel_size(text: str) -> tuple[float | None, float | None, float | None]:
     if any(v is not None and not 0 < v < float("inf") for v in (z, y, x)):
         raise typer.BadParameter(f"--voxel-size-nm {text}: nanometres are positive")
     return (z, y, x)
+
+
+def parameters(given: Sequence[str]) -> dict[str, Any]:
+    """`name=value`, each once; what is JSON (a number, true, a list) is that, anything else text. Raises typer.BadParameter."""
+    import json
+
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"--set {one}: write name=value, such as dataset=/volumes/raw")
+        if name in found:
+            raise typer.BadParameter(f"--set {name} stands here twice")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
