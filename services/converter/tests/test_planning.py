@@ -16,7 +16,7 @@ from converter.planning import lay_out
 from converter.pyramid import ladder
 from converter.testing import AS_PLANNED, a_run, a_volume, tissue
 from emporter_contracts.commands import Output
-from emporter_contracts.geometry import ChunkGrid, VoxelSize
+from emporter_contracts.geometry import ChunkGrid, VoxelSize, grid_shape
 from emporter_contracts.plans import VolumePlan
 
 GIB = 2**30
@@ -158,6 +158,14 @@ def test_a_plan_is_rules_not_a_list_whatever_the_size_of_the_volume() -> None:
     assert last.stop == (100_000, 100_000, 100_000)
     with pytest.raises(IndexError):
         plan.levels[0].box(plan.levels[0].tasks)
+
+
+@pytest.mark.parametrize("shard", [None, (32, 32, 32), (64, 64, 64), (1, 64, 64)])
+def test_the_ledger_entry_of_a_task_fits_a_message_of_the_bus(shard) -> None:
+    plan = laid((20_000, 20_000, 20_000), output=Output(chunk=shard, shard=shard))
+    for level in plan.levels:
+        shards = math.prod(grid_shape(level.box(0).shape, level.shard))
+        assert shards * len('{"key":"0/c/1234/1234/1234","bytes":16777216,"crc32c":"00000000"},') < 900_000
 
 
 def test_the_same_run_planned_twice_is_the_same_plan() -> None:

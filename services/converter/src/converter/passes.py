@@ -23,6 +23,8 @@ MANY_TASKS = 50_000
 """Of one level: each is a command and an entry in the ledger. A volume that would have more, past 100 TB, has longer ones, …"""
 LONGEST_TASK_BYTES = 8 * 2**30
 """… but none past this: two or three minutes, whatever the volume's size."""
+TASK_SHARDS = 8192
+"""Of one task: its ledger entry names each, and a message on the bus is 1 MB at most."""
 COUNTED_BANDS = 4096
 """Along one axis when decodes are counted; a longer axis repeats itself."""
 
@@ -70,12 +72,19 @@ def plan_pass(grids: list[Grid], base: int, cells: Cells, itemsize: int, budget:
 
     What it gives may need more than `budget` where even the smallest band does: the caller looks at `memory`.
     """
-    bands = [band for band in _bands(grids[base]) if math.prod(band) * itemsize * BANDS <= budget]
+    bands = [
+        band for band in _bands(grids[base]) if math.prod(band) * itemsize * BANDS <= budget and _enterable(band, grids[base])
+    ]
     plans = [_grown(grids, base, band, cells, itemsize, budget) for band in bands or [grids[base].shard]]
     fitting = [p for p in plans if p.memory <= budget]
     if not fitting:
         return min(plans, key=lambda p: p.memory)
     return min(fitting, key=lambda p: _preference(p, itemsize))
+
+
+def _enterable(task: Shape3, grid: Grid) -> bool:
+    """Whether the ledger entry of such a task is a message the bus takes."""
+    return math.prod(grid_shape(task, grid.shard)) <= TASK_SHARDS
 
 
 def over_read(shape: Shape3, band: Shape3, cells: Cells) -> float:
@@ -128,7 +137,7 @@ def _grown(grids: list[Grid], base: int, band: Shape3, cells: Cells, itemsize: i
     for fused in range(1, _fusible(grids, base) + 1):
         task = _aligned(grids, base, fused, band)
         held = _held(grids, base, fused, band, task, cells, itemsize)
-        if held > budget or not _worth(grid.rung.shape, task, weight):
+        if held > budget or not _enterable(task, grid) or not _worth(grid.rung.shape, task, weight):
             break
         best = Pass(band, task, fused, reread, held)
     return _lengthened(grids, base, best, cells, itemsize, budget)
@@ -188,7 +197,8 @@ def _lengthened(grids: list[Grid], base: int, best: Pass, cells: Cells, itemsize
             longer[axis] *= 2
             task = cut_to(grid.rung.shape, (longer[0], longer[1], longer[2]), grid.shard)
             held = _held(grids, base, best.fused, best.band, task, cells, itemsize)
-            if math.prod(_within(task, grid.rung.shape)) * itemsize * cells.weight > wanted or held > budget:
+            large = math.prod(_within(task, grid.rung.shape)) * itemsize * cells.weight > wanted
+            if large or held > budget or not _enterable(task, grid):
                 break
             best = Pass(best.band, task, best.fused, best.over_read, held)
     return best
