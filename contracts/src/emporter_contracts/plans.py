@@ -270,6 +270,15 @@ class Commit(Message):
     committed_at: datetime
 
 
+class Hold(Message):
+    """`held/<revision>.json`: this revision is committed and can be read by its number, but is not current until it is released."""
+
+    volume: str
+    revision: int
+    gates: tuple[str, ...]
+    held_at: datetime
+
+
 class Tombstone(Message):
     """`removed/<revision>.json`: this revision was removed by an operator."""
 

@@ -91,12 +91,35 @@ class Provenance(Message):
     voxel_size: VoxelSize = VoxelSize()
 
 
+Verdict = Literal["pass", "warn", "fail"]
+
+
+class GateResult(Message):
+    """What one quality gate found. `slices` are indices z of level 0 the finding is about, ascending, the first hundred of them."""
+
+    gate: str
+    verdict: Verdict
+    measured: float | None = None
+    threshold: float | None = None
+    slices: tuple[int, ...] = ()
+    evidence: str = ""
+
+
 class Quality(Message):
     """What was checked: voxels read back by a second implementation, and how many differed (always 0 in a committed volume)."""
 
     verified: Literal["no", "sample", "full"] = "no"
     verified_by: str = ""
     voxels_compared: ExactInt = 0
+    verdict: Verdict | None = None
+    """The worst of the gates; None where none was asked (volumes converted before there were gates)."""
+    gates: tuple[GateResult, ...] = ()
+    completeness: float | None = None
+    """Share of what a user would want to know of the volume that is known, 0 to 1."""
+    policy: str = ""
+    """Name of the quality policy the gates went by."""
+    held: bool = False
+    """Whether the policy kept the revision from becoming current when it was committed."""
 
 
 class Metadata(Message):

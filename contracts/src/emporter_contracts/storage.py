@@ -108,6 +108,20 @@ def occupancy(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}/occupancy.zarr/"
 
 
+def slices(volume: str, revision: int) -> str:
+    """Per-slice facts of level 0, in VOLUMES beside the record: one list per fact, an entry for each z."""
+    return f"{volume}/r{revision}/slices.json"
+
+
+def held_prefix(volume: str) -> str:
+    return f"{volume}/held/"
+
+
+def hold(volume: str, revision: int) -> str:
+    """Says that a committed revision does not become current: a quality gate failed. Written before the commit, deleted to release."""
+    return f"{volume}/held/{revision:0{COMMIT_DIGITS}}.json"
+
+
 def commits_prefix(volume: str) -> str:
     return f"{volume}/commits/"
 

@@ -1,4 +1,4 @@
-"""Which revisions of a volume can be read: commits, less tombstones. Current is the highest commit without one."""
+"""Which revisions of a volume can be read: commits, less tombstones. Current is the highest of them that is not held."""
 
 from __future__ import annotations
 
@@ -23,9 +23,23 @@ async def removed(objects: Objects, volume: str) -> set[int]:
     return _revisions(await objects.names(storage.VOLUMES, storage.removed_prefix(volume)))
 
 
+async def held(objects: Objects, volume: str) -> set[int]:
+    """Every revision a quality gate keeps from becoming current; it can be read by its number."""
+    return _revisions(await objects.names(storage.VOLUMES, storage.held_prefix(volume)))
+
+
 async def current(objects: Objects, volume: str) -> int | None:
-    """The highest committed revision that was not removed, None where there is none."""
-    return max(await committed(objects, volume) - await removed(objects, volume), default=None)
+    """The highest committed revision that was neither removed nor held, None where there is none."""
+    standing = await committed(objects, volume) - await removed(objects, volume) - await held(objects, volume)
+    return max(standing, default=None)
+
+
+async def release(objects: Objects, volume: str, revision: int) -> bool:
+    """Let a held revision become current if it is the highest; whether it was held."""
+    if revision not in await held(objects, volume):
+        return False
+    await objects.delete(storage.VOLUMES, [storage.hold(volume, revision)])
+    return True
 
 
 def _revisions(names: list[str]) -> set[int]:

@@ -19,7 +19,7 @@ from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import FetchPlan, InboxKey, ManifestObject, PlannedObject, Segments
 from emporter_runtime.bus import Bus
-from emporter_runtime.commits import committed, read_commit, removed
+from emporter_runtime.commits import committed, held, read_commit, removed
 from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.logging import get_logger
@@ -136,7 +136,9 @@ class Collector:
         if self._keep is None:
             return
         for volume in sorted({v.volume for run in runs if run.plan for v in run.plan.volumes}):
-            standing = sorted(await committed(self._objects, volume) - await removed(self._objects, volume))
+            readable = await committed(self._objects, volume) - await removed(self._objects, volume)
+            # Of a held revision nobody knows yet whether it will stand for the volume: it neither counts nor goes.
+            standing = sorted(readable - await held(self._objects, volume))
             for revision in standing[: -self._keep]:
                 commit = await read_commit(self._objects, volume, revision)
                 if commit is None or now() - commit.committed_at < YOUNG:
