@@ -106,7 +106,7 @@ async def test_a_transfer_that_breaks_goes_on_where_it_broke(client: HttpClient,
 
 
 @pytest.mark.parametrize(
-    "fault", [Drop(), Hangup(), Silence(), Stall(), Status(500), Status(502), Status(503), Status(408)], ids=str
+    "fault", [Drop(), Hangup(), Silence(), Stall(), Status(500), Status(502), Status(503), Status(408), Status(421)], ids=str
 )
 async def test_what_never_gets_better_is_the_jobs_to_wait_for(client: HttpClient, archive: FileServer, fault: Fault) -> None:
     there = await pinned(client, archive)

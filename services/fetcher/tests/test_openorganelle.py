@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
 
 from emporter_archives import arrays, openorganelle
-from emporter_archives.faults import Status
+from emporter_archives.faults import Drop, Fault, Hangup, LyingLength, Silence, Stall, Status
 from emporter_archives.s3 import S3Server
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.plans import FetchPlan
@@ -137,6 +138,22 @@ async def test_a_bucket_that_is_busy_lets_the_job_wait(source: OpenOrganelleSour
     (unit,) = (u for u in plan.units() if plan.objects[u.obj].path == "s0/0/0/0")
     with pytest.raises(ArchiveUnreachableError):
         await store_unit(plan, unit, source, Objects.in_memory())
+
+
+@pytest.mark.parametrize(
+    "fault", [Drop(100), Hangup(100), Stall(100), LyingLength(50), Status(500), Status(503), Silence()], ids=str
+)
+async def test_a_bucket_that_misbehaves_once_gives_the_chunk_all_the_same(bucket: S3Server, fault: Fault) -> None:
+    settings = FetcherSettings(openorganelle_endpoint=bucket.url(""), http_stall_seconds=0.5)
+    source, objects = OpenOrganelleSource(settings, Gate(2**28)), Objects.in_memory()
+    plan = await planned(source)
+    path = f"{FOLDER}/s0/1/1/1"
+    bucket.misbehave(path, fault)
+    (unit,) = (u for u in plan.units() if plan.objects[u.obj].path == "s0/1/1/1")
+    stored = await store_unit(plan, unit, source, objects)
+    assert stored.sha256 == hashlib.sha256(bucket.files[path].content[0:]).hexdigest()
+    assert len(bucket.asked(path)) >= 2 or isinstance(fault, Silence)
+    await source.close()
 
 
 async def test_any_bucket_an_operator_allowed_is_reached_by_its_url(bucket: S3Server) -> None:
