@@ -17,10 +17,10 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-live check bench up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test test-live check bench bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything; what follows does it by itself
 
@@ -75,6 +75,9 @@ schemas: install ## write contracts/schemas from the contracts
 
 bench: install ## measure, and write docs/benchmarks.md
 	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi
+
+bench-blocks: install ## random crops over HTTP beside other servers and libraries; six minutes
+	$(BIN)/python tests/bench/blocks.py
 
 up: install ## NATS, S3 and the four services on this machine, in ./.emporter; no Docker
 	@$(BIN)/emporter up --detach

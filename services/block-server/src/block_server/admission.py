@@ -22,6 +22,11 @@ class Hold:
         """Of no admission: for whoever holds the memory in another way."""
         return cls(Admission(0, 0), 0)
 
+    @property
+    def contended(self) -> bool:
+        """Whether others wait for bytes that it is of."""
+        return self._admission.contended
+
     def shrink(self, to: int) -> None:
         """Give back all but `to` bytes."""
         spare = self.bytes - to

@@ -29,7 +29,9 @@ PIECE = 4 * 2**20
 """Bytes of a body sent, and asked of the store, at once. For the stored Zarr each is a request of its own to the store, so a slow
 client holds two of them and no connection."""
 STALL_SECONDS = 60.0
-"""How long a client may take for one piece (so 70 kB/s will do) before it is given up: it holds memory that others wait for."""
+"""How long a client may take for one piece (so 70 kB/s will do) before it is given up."""
+PATIENCE_SECONDS = 10.0
+"""How long it may (so 400 kB/s will do) while others wait for the memory it holds."""
 
 
 WATCH_SECONDS = 0.02
@@ -84,11 +86,18 @@ class PiecewiseResponse(Response):
         self._hold = hold
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(receive, send)
+        except ClientStalledError:
+            _hang_up(receive)
+            raise
+
+    async def _answer(self, receive: Receive, send: Send) -> None:
         with self._hold or nullcontext():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if isinstance(self._pieces, AsyncIterator):
                 try:
-                    await while_wanted(receive, _sent_all(send, self._pieces))
+                    await while_wanted(receive, _sent_all(send, self._pieces, self._hold))
                 except ClientGoneError:
                     return
                 finally:
@@ -96,9 +105,18 @@ class PiecewiseResponse(Response):
                         await self._pieces.aclose()  # what nobody waits for is not read
             else:
                 for piece in _cut(self._pieces):
-                    await _sent(send, piece)
+                    await _sent(send, piece, self._hold)
             # The server waits here until the last piece has left its buffers.
-            await _sent(send, b"", more=False)
+            await _sent(send, b"", self._hold, more=False)
+
+
+def _hang_up(receive: Receive) -> None:
+    """Close the connection at once. ASGI has no word for it, and a server that closes waits until the client has taken what is in
+    its buffers: memory that nobody counts any more. uvicorn's `receive` is bound to what holds the connection.
+    """
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
 
 
 def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
@@ -108,10 +126,10 @@ def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
             yield piece[start : start + PIECE]
 
 
-async def _sent_all(send: Send, pieces: AsyncIterator[bytes | memoryview]) -> None:
+async def _sent_all(send: Send, pieces: AsyncIterator[bytes | memoryview], hold: Hold | None) -> None:
     async for piece in pieces:
         for small in _cut([piece]):
-            await _sent(send, small)
+            await _sent(send, small, hold)
 
 
 async def while_wanted(receive: Receive, work: Awaitable[T]) -> T:
@@ -150,10 +168,24 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-async def _sent(send: Send, piece: bytes | memoryview, *, more: bool = True) -> None:
+async def _sent(send: Send, piece: bytes | memoryview, hold: Hold | None, *, more: bool = True) -> None:
     """Send a piece once the one before it has left the server's buffers. Raises ClientStalledError."""
+    loop = asyncio.get_running_loop()
+    began, step = loop.time(), min(PATIENCE_SECONDS, STALL_SECONDS)
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        if (hold is not None and hold.contended) or loop.time() - began >= STALL_SECONDS:
+            patience.reschedule(loop.time())
+        else:
+            timer = loop.call_later(step, look)
+
+    timer = loop.call_later(step, look)
     try:
-        async with asyncio.timeout(STALL_SECONDS):
+        async with asyncio.timeout(None) as patience:
             await send({"type": "http.response.body", "body": piece, "more_body": more})
     except TimeoutError:
-        raise ClientStalledError(f"the client took nothing for {STALL_SECONDS:.0f} s") from None
+        raise ClientStalledError(f"the client took nothing for {loop.time() - began:.0f} s") from None
+    finally:
+        timer.cancel()

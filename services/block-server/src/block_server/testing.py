@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -213,3 +216,34 @@ def house_on(store: StoreSettings, **settings: Any) -> Iterator[House]:
     chosen = BlockServerSettings(**(store.model_dump() | settings))
     with running(chosen) as url:
         yield House(url, Objects.open(chosen), chosen)
+
+
+@contextmanager
+def serving_process(store: StoreSettings, made: Made, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """`python -m block_server` over a store that holds `made`, with `settings` in its environment; its URL and process id."""
+    commit(Objects.open(store), made)
+    said = {
+        "EMPORTER_STORE_URL": store.store_url,
+        "EMPORTER_S3_ENDPOINT": store.s3_endpoint or "",
+        "EMPORTER_S3_ACCESS_KEY": store.s3_access_key,
+        "EMPORTER_S3_SECRET_KEY": store.s3_secret_key.get_secret_value(),
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "EMPORTER_"))}
+    env = clean | {name: value for name, value in said.items() if value} | settings
+    process = subprocess.Popen([sys.executable, "-m", "block_server"], env=env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if '"listening"' in line:
+                # What it says further is read, or it would stop when the pipe is full.
+                reader = threading.Thread(target=process.stderr.read, daemon=True)
+                reader.start()
+                yield f"http://127.0.0.1:{json.loads(line)['port']}", process.pid
+                break
+        else:
+            raise AssertionError(f"it ended with {process.wait()}")
+    finally:
+        process.terminate()
+        process.wait(60)
+        reader.join(10)
+        process.stderr.close()
