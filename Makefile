@@ -17,7 +17,7 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-live check bench bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test test-live chaos check bench bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: install ## every test (PYTEST_ARGS="-k name -x" to choose)
 
 test-live: install ## ingest from the five real archives, and compare (some 10 GB; needs internet)
 	$(BIN)/python -m pytest -m live tests/live $(PYTEST_ARGS)
+
+chaos: install ## 200 converters killed over one job of 300 tasks (some ten minutes)
+	EMPORTER_CHAOS_KILLS=200 EMPORTER_CHAOS_TASKS=300 $(BIN)/python -m pytest -s tests/chaos/test_converters.py $(PYTEST_ARGS)
 
 # One word, several looks; `make --keep-going check` takes all of them.
 CHECKS := format lint types imports schemas yaml
@@ -78,6 +81,9 @@ bench: install ## measure, and write docs/benchmarks.md
 
 bench-blocks: install ## random crops over HTTP beside other servers and libraries; six minutes
 	$(BIN)/python tests/bench/blocks.py
+
+bench-convert: install ## conversion beside other programs, eight minutes; docs/benchmarks.md (BENCH_ARGS="--minutes 20")
+	@$(BIN)/python tests/bench/run.py convert $(BENCH_ARGS)
 
 up: install ## NATS, S3 and the four services on this machine, in ./.emporter; no Docker
 	@$(BIN)/emporter up --detach
