@@ -83,7 +83,7 @@ async def test_killed_converters_and_doubled_commands_change_no_voxel(tmp_path: 
     run = fleet_run(tmp_path / "chaos.tif", OUTPUT, JOB)
     plan = many_small_tasks(run.plan())
     assert plan.volumes[0].levels[0].tasks == 10 * layers
-    with s3_server(tmp_path / "s3") as store, slow_proxy(int(store.s3_endpoint.rsplit(":", 1)[1]), 0.005) as proxy:
+    with s3_server(tmp_path / "s3") as store, slow_proxy(int(str(store.s3_endpoint).rsplit(":", 1)[1]), 0.005) as proxy:
         through = store.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
         async with fleet(tmp_path, through) as many:
             status = await many.begin(run, plan)
