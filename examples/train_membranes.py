@@ -130,8 +130,9 @@ def train(path: Path, stack: str | None, steps: int, batch: int, picture: Path |
     scores["after"] = overlap(said > 0.5, truth)
     print(f"overlap with the truth: trained {scores['after']:.2f}")
     if picture is not None:
-        picture.write_bytes(png(drawn(inner(judged.images)[0], truth[0], said[0])))
-        print(f"{picture}: a validation slice, the truth, what the model says")
+        rows = [drawn(inner(judged.images)[n], truth[n], said[n]) for n in range(min(4, len(truth)))]
+        picture.write_bytes(png(np.vstack(rows)))
+        print(f"{picture}: validation slices, the truth, what the model says")
     return scores
 
 

@@ -103,12 +103,15 @@ class _Drawing:
         return len(self._volumes) - 1
 
     def made(self) -> TrainingSet:
+        asked = self._wanted
+        if len(self._pairs) == 1 and self._pairs[0].labels is not None:
+            asked = asked.model_copy(update={"labels": str(self._volumes[self._pairs[0].labels].ref)})
         return TrainingSet(
             created_at=datetime.now(UTC),
             software=f"emporter {version('emporter')}",
             shape=self._wanted.shape,
             sampler_version=SAMPLER_VERSION,
-            asked=self._wanted,
+            asked=asked,
             volumes=tuple(self._volumes),
             pairs=tuple(self._pairs),
             boxes=tuple(self._boxes),

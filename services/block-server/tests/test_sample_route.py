@@ -182,6 +182,8 @@ def test_train_and_validation_never_come_closer_than_the_margin_whatever_the_see
         ({"within": {"origin": [64, 0, 0], "shape": [1, 1, 1]}}, 422, "sample_unsatisfiable"),
         ({"min_foreground": 1.0, "labels": "sampled-labels", "shape": [40, 40, 40]}, 422, "sample_unsatisfiable"),
         ({"split": {"part": "validation", "validation": 0.1, "axis": "x"}}, 422, "sample_unsatisfiable"),
+        ({"shape": [2**31 - 1] * 3, "min_foreground": 0.3, "n": 4096}, 413, "too_large"),
+        ({"shape": [2**31 - 1] * 3, "format": "places"}, 422, "sample_unsatisfiable"),
         ({"labels": "nothing"}, 404, "volume_unknown"),
         ({"labels": "sampled-labels", "level": 9}, 404, "level_unknown"),
         ({"n": 0}, 400, "invalid_request"),

@@ -4,7 +4,7 @@ The places open to a box are numbered 0 to `Ground.total` - 1; random numbers be
 is equally likely and none is drawn twice. The numbers are those of Philox 4x64-10 (Salmon et al., SC 2011), a counter-based
 generator whose raw stream numpy keeps the same for ever, its key the first 128 bits, little-endian, of SHA-256 of
 `emporter-sampler/<SAMPLER_VERSION>/<seed>`, its counter from 1: any replica draws the same, and more boxes of the same seed begin
-with the same ones. Anything that changes which boxes come out raises SAMPLER_VERSION.
+with the same ones. Anything that changes which boxes come out, the constants below too, raises SAMPLER_VERSION.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from block_server.sampling_errors import UnsatisfiableSampleError
 from emporter_contracts.geometry import AXES, Box, Index3, Shape3
 from emporter_contracts.training import SAMPLER_VERSION, SampleRequest, Split
 
-MAX_CELLS = 2**22
-"""Cells the ground is cut into at most, 8 bytes each; past it several chunks share one."""
-LISTED = 2**16
+MAX_CELLS = 2**20
+"""Cells the ground is cut into at most where chunks cut it, some tens of bytes each; past it several chunks share one."""
+LISTED = 2**15
 """Places up to which all are put into a random order; above, numbers are drawn and those seen before passed over."""
 DRAW = 1024
 """Raw numbers taken from the generator at once; the stream does not depend on it."""

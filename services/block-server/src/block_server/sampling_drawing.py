@@ -18,8 +18,8 @@ from emporter_contracts.training import SampleRequest
 
 BATCH = 512
 """Places judged together by the counts; which boxes come out does not depend on it."""
-MOST_TRIED = 2**17
-"""Places judged by the counts before it is said that there are too few: a second or so."""
+MOST_TRIED = 2**15
+"""Places judged by the counts before it is said that there are too few: some seconds at most."""
 CHECKED_AT_ONCE = 8
 """Boxes whose voxels are counted at the same time."""
 
@@ -29,7 +29,7 @@ Count = Callable[[Index3], Awaitable[int]]
 
 def most_checked(n: int, voxels: int) -> int:
     """Boxes of `voxels` that are read and counted for a sample of `n` before it is said that there are too few: some seconds."""
-    return max(4 * n + 256, min(2**14, 2**29 // voxels))
+    return max(n + 16, min(2**14, 2**31 // voxels))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from emporter_contracts.geometry import Index3, Shape3
 
 AT_ONCE = 2**20
 """Counts looked at together: a few tens of MB."""
+MANY = 2**12
+"""Cells under a box past which sums of whole cells are taken instead of each cell's share: looser, and as dear for any box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +70,42 @@ class Foreground:
         """At least and at most how many voxels that are not 0 the boxes at `origins` (N, 3) hold."""
         voxels = math.prod(self.shape)
         spans = [self._span(origins[:, axis], axis) for axis in range(3)]
+        if math.prod(int((b - a).max()) // c + 2 for (a, b), c in zip(spans, self.occupancy.cell, strict=True)) > MANY:
+            low, high = self._summed(spans)
+        else:
+            low, high = self._shared(spans)
+        return low if self.factor == (1, 1, 1) else np.zeros_like(low), np.minimum(high, voxels)
+
+    def _summed(self, spans: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
+        """All of the cells that lie in a box, and all of those it touches."""
+        inner, outer = [], []
+        for (a, b), cell, extent, n in zip(
+            spans, self.occupancy.cell, self.occupancy.shape, self.occupancy.counts.shape, strict=True
+        ):
+            first = -(-a // cell)
+            inner.append((first, np.maximum(first, np.where(b == extent, n, b // cell))))
+            outer.append((a // cell, -(-b // cell)))
+        return self._between(inner), self._between(outer)
+
+    def _between(self, cells: list[tuple[Int64s, Int64s]]) -> Int64s:
+        """Sums of the counts from the first to the last (exclusive) cells of each box."""
+        found = np.zeros(len(cells[0][0]), np.int64)
+        for corner in range(8):
+            far = [corner >> axis & 1 for axis in range(3)]
+            z, y, x = (pair[end] for pair, end in zip(cells, far, strict=True))
+            found += self.occupancy.table[z, y, x] * (-1) ** (3 - sum(far))
+        return found
+
+    def _shared(self, spans: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
+        """Of each cell a box touches what must, and what can, lie in the part that is the box's."""
+        origins = spans[0][0]
         widest = [int((b - a).max()) // c + 2 for (a, b), c in zip(spans, self.occupancy.cell, strict=True)]
         low, high = np.zeros(len(origins), np.int64), np.zeros(len(origins), np.int64)
         step = max(1, AT_ONCE // math.prod(widest))
         for first in range(0, len(origins), step):
             some = slice(first, first + step)
             low[some], high[some] = self._counted([(a[some], b[some]) for a, b in spans], widest)
-        if self.factor != (1, 1, 1):
-            low[:] = 0
-        return low, np.minimum(high, voxels)
+        return low, high
 
     def _span(self, origins: Int64s, axis: int) -> tuple[Int64s, Int64s]:
         """First and last (exclusive) voxel of level 0 along an axis of boxes that begin at `origins` of the level."""

@@ -27,6 +27,8 @@ KEPT = 16
 """Volumes whose counts are kept in mind, at most 12 MB each."""
 MAX_COUNTS = 2**20
 """Past it neighbouring chunks are counted together, so that 10 TB need no more memory than 250 GB; the bounds stay true."""
+AT_ONCE = 2
+"""Samples whose places are laid out at the same time: each may take some 100 MB for a moment."""
 READ_AT_ONCE = 2**22
 """Counts of the stored index read at once."""
 COUNTED_NOW = 2**29
@@ -34,13 +36,14 @@ COUNTED_NOW = 2**29
 
 
 class Occupancies:
-    """The counts of revisions, each found once."""
+    """The counts of revisions, each found once. `turn` is held by who lays out places."""
 
     def __init__(self, objects: Objects, volumes: Volumes, decoding: Admission) -> None:
         self._objects = objects
         self._volumes = volumes
         self._decoding = decoding
         self._kept: Kept[VolumeRef, Occupancy] = Kept(self._find, most=KEPT)
+        self.turn = asyncio.Semaphore(AT_ONCE)
 
     async def of(self, ref: VolumeRef) -> Occupancy:
         """Raises OccupancyMissingError where nobody counted and it would take too long now, DamagedVolumeError."""

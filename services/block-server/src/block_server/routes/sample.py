@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
+COUNTED_TOGETHER = (256, 256, 256)
+"""Voxels of a box read at once to count them, so that a box of any size is counted in bounded memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """The volume whose voxels are foreground where they are not 0, at the level and offset that match the image's."""
@@ -86,7 +91,7 @@ async def sample(request: Request) -> Response:
     found, rooms = await find(request), rooms_of(request)
     level = found.volume.level(wanted.level)
     grid, counted = await _foreground_of(rooms, found.volume, level, wanted)
-    if wanted.format == "raw":
+    if wanted.format == "raw" or wanted.min_foreground:
         check_size(rooms, wanted.n * math.prod(wanted.shape) * level.dtype.itemsize)
     timing.over("find")
     sampled = await while_wanted(request.receive, _draw(rooms, found.volume, level, wanted, counted))
@@ -141,8 +146,10 @@ async def _draw(rooms: Rooms, image: OpenVolume, level: Level, wanted: SampleReq
             f"{counted.volume.ref} has no labels where {image.ref} has voxels", hint="name the labels of this image"
         )
     allowed = rules(wanted, level.shape, image.levels[0].shape, level.factor, where)
-    if not wanted.min_foreground:
-        return await drawn(wanted, allowed.ground(wanted.shape), None, _never)
+    if not wanted.min_foreground or any(n > m for n, m in zip(wanted.shape, level.shape, strict=True)):
+        async with rooms.occupancies.turn:
+            ground = await asyncio.to_thread(allowed.ground, wanted.shape)
+        return await drawn(wanted, ground, None, _never)
     return await _with_foreground(rooms, wanted, counted, allowed)
 
 
@@ -156,12 +163,16 @@ async def _with_foreground(rooms: Rooms, wanted: SampleRequest, counted: Counted
     )
 
     async def count(place: Index3) -> int:
-        box = Box.at(place, wanted.shape).moved(counted.offset)
-        asked = crop(counted.volume, counted.level, box, "error")
-        with await rooms.decoding.hold(asked.needed_bytes):
-            return count_of(await asked.read())
+        found = 0
+        for part in Box.at(place, wanted.shape).moved(counted.offset).tiles(COUNTED_TOGETHER):
+            asked = crop(counted.volume, counted.level, part, "error")
+            with await rooms.decoding.hold(asked.needed_bytes):
+                found += count_of(await asked.read())
+        return found
 
-    return await drawn(wanted, foreground.narrowed(allowed), foreground, count)
+    async with rooms.occupancies.turn:
+        ground = await asyncio.to_thread(foreground.narrowed, allowed)
+    return await drawn(wanted, ground, foreground, count)
 
 
 async def _never(_: Index3) -> int:
