@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
 from converter.memory import THREADS
-from converter.reading import Reading, Stop
+from converter.occupancy import OccupancyIndex
+from converter.reading import Reading, Stop, all_of
 from converter.recomputing import recomputed
 from converter.statistics import counter
 from converter.stored import StoredLevel, shard_written
@@ -104,23 +105,25 @@ def look_through(
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
     digest, counts = hashlib.sha256(), counter(level.dtype)
+    occupancy = OccupancyIndex(objects, plan, revision)
     size = 0
     with ThreadPoolExecutor(THREADS + 1, "look") as pool:
         try:
-            for voxels in _ordered(level, memory, pool, stop):
+            for box, voxels in _ordered(level, memory, pool, stop):
                 little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-                counted = pool.submit(counts.add, voxels)
+                looking = [pool.submit(counts.add, voxels), pool.submit(occupancy.add, box, voxels)]
                 digest.update(little.data)
-                counted.result()
+                all_of(looking)
                 size += voxels.nbytes
+            occupancy.close()
             _look_above(objects, plan, revision, entered, checks, pool, stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return Seen(digest.hexdigest(), size, counts.statistics(window=plan.role == "image"))
 
 
-def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[Voxels]:
-    """The voxels of a level in C order, slab after slab, the next one read while one is looked at."""
+def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
+    """The voxels of a level in C order, box after box, the next one read while one is looked at."""
     boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
 
     coming = Reading(level, boxes[0], level.dtype, pool, stop)
@@ -128,7 +131,7 @@ def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: St
         voxels = coming.result()
         if n + 1 < len(boxes):
             coming = Reading(level, boxes[n + 1], level.dtype, pool, stop)
-        yield voxels
+        yield boxes[n], voxels
         del voxels
 
 
