@@ -1,0 +1,1 @@
+"""What a file, a folder or a URL holds, without a stack: headers only, by ranges."""
