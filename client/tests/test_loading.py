@@ -72,6 +72,18 @@ def test_boxes_and_labels_are_those_of_one_place(house: House, manifest: Path) -
         assert_true(boxes, found.images, found.labels, list(range(n)))
 
 
+async def test_a_sample_brings_its_labels_along(house: House) -> None:
+    found = emporter.Client(house.url).volume("image").sample(6, (6, 7, 8), labels="labels", seed=2)
+    async with emporter.AsyncClient(house.url) as client:
+        twin = await (await client.volume("image")).sample(6, (6, 7, 8), labels="labels", seed=2)
+    for one in (found, twin):
+        assert one.labels is not None
+        for origin, image, labels in zip(one.origins.tolist(), one.voxels, one.labels, strict=True):
+            box = Box.at(tuple(origin), (6, 7, 8))
+            assert np.array_equal(image, IMAGE[box.slices()])
+            assert np.array_equal(labels, LABELS[box.slices()])
+
+
 async def test_a_set_of_several_volumes_is_one_set(house: House) -> None:
     from emporter.wire import Wire
 

@@ -69,10 +69,14 @@ class OpenSet:
             if not rows:
                 continue
             origins = np.array([chosen[row].origin for row in rows], np.int64)
-            images[rows] = self._images[number].blocks(origins, self.drawn.shape)
             named = self._labels[number]
-            if labels is not None and named is not None:
-                labels[rows] = named.blocks(origins + np.array(pair.labels_offset), self.drawn.shape)
+            its_images = self._images[number].blocks(origins, self.drawn.shape)
+            its_labels = None if named is None else named.blocks(origins + pair.labels_offset, self.drawn.shape)
+            if len(rows) == len(chosen):  # all of one volume: as they came
+                return Boxes(tuple(positions), its_images, its_labels)
+            images[rows] = its_images
+            if labels is not None:
+                labels[rows] = its_labels
         return Boxes(tuple(positions), images, labels)
 
     def _alike(self) -> None:

@@ -36,10 +36,14 @@ def sample_request(n: int, shape: Sequence[int], level: int, wanted: Mapping[str
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Boxes of one volume: `voxels` (N, z, y, x), and `origins` (N, 3) int64, the first voxel of each, of the level asked for."""
+    """Boxes of one volume: `voxels` (N, z, y, x), and `origins` (N, 3) int64, the first voxel of each, of the level asked for.
+
+    `labels` (N, z, y, x): those of the same places, where labels were named.
+    """
 
     voxels: NDArray[Any]
     origins: NDArray[np.int64]
+    labels: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -50,3 +54,10 @@ class Sample:
         import numpy as np
 
         return cls(voxels, np.frombuffer(lead, "<i8").reshape(len(voxels), 3).astype(np.int64))
+
+
+def origins_of(places: Places) -> NDArray[np.int64]:
+    """(N, 3), z, y, x."""
+    import numpy as np
+
+    return np.array(places.origins, np.int64)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 from emporter import paths
 from emporter.described import Described, Outside
 from emporter.indexing import Piece, Selection, select
-from emporter.sampling import ORIGIN_BYTES, Places, Sample, sample_request
+from emporter.sampling import ORIGIN_BYTES, Places, Sample, origins_of, sample_request
 from emporter.wire import Wire
+from emporter_contracts.ids import VolumeRef
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -74,11 +75,22 @@ class Volume(Described):
         return voxels
 
     def sample(self, n: int, shape: Sequence[int], **wanted: Any) -> Sample:
-        """`n` boxes of `shape` drawn by the server, with where they lie: the same for the same seed. `wanted` are the other
-        fields of `emporter_contracts.training.SampleRequest`: seed, min_foreground, labels, exclude, within, split, order.
+        """`n` boxes of `shape` drawn by the server, with where they lie, and with their labels where `labels` names a volume.
+
+        `wanted` are the other fields of `emporter_contracts.training.SampleRequest`: seed, min_foreground, labels, exclude,
+        within, split, order. The same request on the same revision gives the same boxes, always.
         """
+        if wanted.get("labels") is not None:
+            return self._labelled(self.places(n, shape, **wanted))
         path, body = paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted))
         return Sample.told(*self._wire.posted(path, body, ORIGIN_BYTES * n))
+
+    def _labelled(self, places: Places) -> Sample:
+        assert places.labels is not None
+        labels = Volume(self._wire, self._wire.document(paths.volume(VolumeRef.parse(places.labels.ref))), places.labels.level)
+        origins = origins_of(places)
+        found = labels.blocks(origins + places.labels.offset, places.shape)
+        return Sample(self.blocks(origins, places.shape), origins, found)
 
     def places(self, n: int, shape: Sequence[int], **wanted: Any) -> Places:
         """Where `sample` would take its boxes, without their voxels."""
@@ -140,11 +152,18 @@ class AsyncVolume(Described):
         return voxels
 
     async def sample(self, n: int, shape: Sequence[int], **wanted: Any) -> Sample:
-        """`n` boxes of `shape` drawn by the server, with where they lie: the same for the same seed. `wanted` are the other
-        fields of `emporter_contracts.training.SampleRequest`: seed, min_foreground, labels, exclude, within, split, order.
-        """
+        """`n` boxes of `shape` drawn by the server, as `Volume.sample` tells."""
+        if wanted.get("labels") is not None:
+            return await self._labelled(await self.places(n, shape, **wanted))
         path, body = paths.sample(self.ref, sample_request(n, shape, self.grid.level, wanted))
         return Sample.told(*await self._web.posted(path, body, ORIGIN_BYTES * n))
+
+    async def _labelled(self, places: Places) -> Sample:
+        assert places.labels is not None
+        info = await self._web.document(paths.volume(VolumeRef.parse(places.labels.ref)))
+        labels, origins = type(self)(self._web, info, places.labels.level), origins_of(places)
+        found = await labels.blocks(origins + places.labels.offset, places.shape)
+        return Sample(await self.blocks(origins, places.shape), origins, found)
 
     async def places(self, n: int, shape: Sequence[int], **wanted: Any) -> Places:
         """Where `sample` would take its boxes, without their voxels."""
