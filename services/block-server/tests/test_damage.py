@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from block_server.testing import House, Made, bury, house_on
 from emporter_contracts import storage
+from emporter_runtime import testing as s3
+from emporter_runtime.settings import StoreSettings
 from emporter_runtime.testing import ACCESS_KEY, SECRET_KEY, s3_server
 
 SHARD = "0/c/1/0/1"
@@ -140,3 +144,54 @@ def test_a_store_that_went_away_is_503_and_makes_the_server_not_ready(tmp_path: 
         assert web.get("/readyz").status_code == 503
         assert web.get("/healthz").status_code == 200
         assert web.get(block).status_code == 200  # what is in the cache needs no store
+
+
+def test_s3_stopped_is_503_with_a_reason_and_s3_back_is_every_voxel_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    server, ports = s3._started(folder)
+    store = StoreSettings(
+        store_url="s3://",
+        s3_endpoint=f"http://127.0.0.1:{ports['s3']}",
+        s3_access_key=ACCESS_KEY,
+        s3_secret_key=SecretStr(SECRET_KEY),
+    )
+    try:
+        with (
+            house_on(store, blocks_fresh_seconds=3600, blocks_cache_bytes=0) as house,
+            httpx.Client(base_url=house.url, timeout=60) as web,
+        ):
+            voxels = np.random.default_rng(0).integers(1, 256, (64, 64, 64), dtype="u1")
+            made = house.commit(Made(voxels, name="back", halvings=()))
+            boxes = {"shape": [40, 40, 40], "origins": [[0, 0, 0], [20, 20, 20]]}
+            asked = {
+                "block": lambda: web.get(f"/v1/volumes/{made.ref}/block"),
+                "edges": lambda: web.get(f"/v1/volumes/{made.ref}/block?origin=-8,0,0&shape=64,64,64&outside=constant"),
+                "blocks": lambda: web.post(f"/v1/volumes/{made.ref}/blocks", json=boxes),
+                "places": lambda: web.post("/v1/blocks", json=boxes | {"volumes": [{"volume": str(made.ref)}]}),
+                "slice": lambda: web.get(f"/v1/volumes/{made.ref}/slice/z/3"),
+                "zarr": lambda: web.get(f"/zarr/{made.ref}.ome.zarr/{SHARD}"),
+                "zarr2": lambda: web.get(f"/zarr2/{made.ref}.ome.zarr/0/0/0/0"),
+                "precomputed": lambda: web.get(f"/precomputed/{made.ref}/0/0-16_0-16_0-16"),
+            }
+            before = {name: ask() for name, ask in asked.items()}
+            assert {answer.status_code for answer in before.values()} == {200}
+            assert before["block"].content == voxels.tobytes()
+            s3._end(server, ports)
+            for name, ask in asked.items():
+                answer = ask()
+                assert (name, answer.status_code, answer.json()["code"]) == (name, 503, "store_unavailable")
+                assert answer.json()["title"]
+                assert answer.headers["retry-after"]
+            server = s3._spawn(folder, ports, folder / "again.log")
+            assert s3._answers(server, ports["s3"])
+            until = time.monotonic() + 60
+            while web.get(f"/v1/volumes/{made.ref}/block").status_code != 200:
+                assert time.monotonic() < until
+            assert {name: ask().content for name, ask in asked.items()} == {
+                name: answer.content for name, answer in before.items()
+            }
+    finally:
+        s3._end(server, ports)
