@@ -36,7 +36,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_demo_takes_a_volume_of_each_of_five_archives_and_compares_every_voxel(tmp_path: Path) -> None:
     done = demo(tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines() if line.endswith("\tyes")]
     assert {row[4]: (row[1], row[2], row[3], row[6]) for row in rows} == {
         "idr": ("64,180,210", "uint8", "20,20,20", "complete"),
@@ -65,7 +65,7 @@ def test_where_the_archives_are_not_installed_one_volume_stands_for_them_and_tha
 
 def test_the_demo_goes_all_the_way_and_leaves_nothing_running(tmp_path: Path) -> None:
     done = demo(tmp_path, "--single")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2,097,152 voxels are equal" in done.stdout
     assert "phantom" in done.stdout
     assert "emporter demo FILE.tif" in done.stdout
@@ -84,7 +84,7 @@ def test_the_demo_with_a_file_of_ones_own(tmp_path: Path) -> None:
         tmp_path / "mine.tif", np.random.default_rng(1).integers(0, 999, (5, 40, 50), dtype=np.uint16), photometric="minisblack"
     )
     done = demo(tmp_path, "mine.tif", "-o", "mine.png")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "compared with the source: all 10,000 voxels are equal" in done.stdout
     assert (tmp_path / "mine.png").exists()
 

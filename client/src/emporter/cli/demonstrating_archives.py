@@ -104,6 +104,9 @@ async def _run(files: StackFiles, exhibits: Sequence[Exhibit], output: Path) -> 
             *(_compared(client, exhibit, status) for exhibit, status in zip(exhibits, ended, strict=True))
         )
         showing.print_table(HEADINGS, [row.cells() for row in rows], "")
+        if any(row.volume is None for row in rows):
+            print(f"emporter: not every job was completed; the logs are in {files.root / 'logs'}", file=sys.stderr)
+            return 1
         if any(row.differs for row in rows):
             print("emporter: not everything that came out is what went in; this is a bug of emporter", file=sys.stderr)
             return 1
