@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorstore as ts
 import tifffile
 
 import emporter
+from block_server.sampling_occupancy import pooled
 from block_server.testing import House, Made, house_on
 from emporter import training
 from emporter.cli.main import run
@@ -22,6 +24,7 @@ from emporter.sampling import sample_request
 from emporter.testing import RunningStack, running_stack
 from emporter.training import ChangedVolumeError, draw, found_on, load, save
 from emporter.wire import Wire
+from emporter_contracts import storage
 from emporter_contracts.geometry import Box
 from emporter_contracts.training import TrainingSet
 from emporter_runtime.testing import file_store
@@ -189,6 +192,18 @@ def emporter_does(stack: RunningStack, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+def assert_drawn_by_the_index_of_conversion(stack: RunningStack, drawn: TrainingSet, labels: Any) -> None:
+    """The converter's counts are there, are those of the voxels, and every box holds what was asked for."""
+    volume = drawn.volumes[1]
+    key = storage.occupancy(volume.volume, volume.revision)
+    index = ts.open({"driver": "zarr3", "kvstore": stack.objects().kvstore(storage.VOLUMES, key)}).result()
+    chunk = found_on(Wire(stack.urls.blocks), drawn)[1]["chunk"]
+    assert np.array_equal(index.read().result(), pooled(labels != 0, tuple(chunk)))
+    for box in drawn.boxes:
+        voxels = labels[Box.at(box.origin, drawn.shape).slices()]
+        assert np.count_nonzero(voxels) >= 0.1 * voxels.size
+
+
 def test_a_set_is_made_again_on_another_machine(tmp_path: Path, roots: Path) -> None:
     file = tmp_path / "set.json"
     with running_stack(tmp_path / "here", store="file", file_roots={"scope": roots}) as here:
@@ -206,6 +221,7 @@ def test_a_set_is_made_again_on_another_machine(tmp_path: Path, roots: Path) -> 
         first = found_on(Wire(here.urls.blocks), drawn)
         assert all(volume.request is not None for volume in drawn.volumes)
         assert all(volume.voxels_sha256 for volume in drawn.volumes)
+        assert_drawn_by_the_index_of_conversion(here, drawn, tifffile.imread(roots / "labels.tif"))
     with running_stack(tmp_path / "there", store="file", file_roots={"scope": roots}) as there:
         assert emporter_does(there, "sample", "--check", str(file)).returncode == 2
         done = emporter_does(there, "sample", "--rebuild", str(file))
