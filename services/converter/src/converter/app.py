@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from converter.handlers import Rooms, register
+from converter.quality_policy import read_policy
 from converter.settings import ConverterSettings
 from converter.steward import ConvertSteward
 from emporter_runtime import failures
@@ -25,7 +26,7 @@ def furnish(settings: ConverterSettings) -> Rooms:
     failures.install(bus, jobs)
     steward = Steward(bus, jobs, "convert", ConvertSteward(bus, jobs, ledger, objects, plans).look)
     workers = Workers(jobs, settings.ack_wait_seconds, threads=settings.converter_tasks + 2)
-    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward)
+    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, read_policy(settings.quality_policy))
     register(rooms)
     return rooms
 

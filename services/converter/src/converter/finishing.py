@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from converter.gates import judged
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
+from converter.quality_policy import QualityPolicy
 from converter.reading import Stop
 from converter.recording import (
     compared_in_full,
@@ -21,11 +23,13 @@ from converter.recording import (
 from converter.verifying import Shards, look_through, read_back, read_back_all, require_complete
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
-from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Manifest, VolumePlan
+from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Hold, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
 from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
+
+STANDARD = QualityPolicy()
 
 
 def finish_volume(
@@ -38,10 +42,12 @@ def finish_volume(
     shards: Shards,
     reader_of: Callable[[], Reader],
     stop: Stop,
+    policy: QualityPolicy = STANDARD,
 ) -> str:
     """Verify a volume whose every task is in the ledger (`shards` by level and task), describe it and commit it; blocking.
 
-    Gives the volume's digest. Written in this order, each create-only: digests, provenance, record, group metadata, commit.
+    Gives the volume's digest. Written in this order, each create-only: digests, slices, provenance, record, hold (where a gate of
+    `policy` says so), group metadata, commit.
     Raises CorruptVolumeError where anything differs from what it should be; then nothing is committed.
     """
     plan, revision = conversion_plan.volume(volume), fetch_plan.revision
@@ -58,9 +64,12 @@ def finish_volume(
     record = metadata_record(fetch_plan, manifest, plan, seen, quality, entered, datetime.now(UTC))
     digests = document(digests_document(digest, seen, arrays, entered))
     objects.create_same_sync(storage.VOLUMES, storage.digests(volume, revision), digests)
+    objects.create_sync(storage.VOLUMES, storage.slices(volume, revision), document(seen.slices.document()))
     provenance = document(provenance_document(fetch_plan, manifest, request, plan))
     objects.create_sync(storage.VOLUMES, storage.provenance(volume, revision), provenance)
-    record = _recorded(objects, record)
+    metadata = record.metadata.model_copy(update={"quality": judged(record, seen.slices, policy)})
+    record = _recorded(objects, record.model_copy(update={"metadata": metadata}))
+    _hold(objects, record)
     planned = next(v for v in fetch_plan.volumes if v.volume == volume)
     statistics = record.metadata.technical.statistics or seen.statistics
     group = group_document(plan, planned, statistics)
@@ -86,6 +95,14 @@ def _recorded(objects: Objects, record: MetadataRecord) -> MetadataRecord:
     if earlier.metadata.technical.sha256 != record.metadata.technical.sha256:
         raise ConflictError(f"{key} describes other voxels", hint="remove the revision with `emporter rm` and convert again")
     return earlier
+
+
+def _hold(objects: Objects, record: MetadataRecord) -> None:
+    """Before the commit, so that a revision with a failed gate is current at no time. What the written record says counts."""
+    if record.metadata.quality.held:
+        gates = tuple(g.gate for g in record.metadata.quality.gates if g.verdict == "fail")
+        hold = Hold(volume=record.volume, revision=record.revision, gates=gates, held_at=record.updated_at)
+        objects.create_sync(storage.VOLUMES, storage.hold(record.volume, record.revision), json_bytes(hold))
 
 
 def _committed(objects: Objects, volume: str, revision: int, digest: str) -> bool:

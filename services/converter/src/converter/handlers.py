@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from converter.finishing import finish_volume
 from converter.ngff import create_arrays
 from converter.planning import plan_conversion
+from converter.quality_policy import QualityPolicy
 from converter.settings import ConverterSettings
 from converter.sources import open_reader
 from converter.steward import say_complete
@@ -42,6 +43,7 @@ class Rooms:
     plans: StoredPlans
     workers: Workers
     steward: Steward
+    policy: QualityPolicy
     readers: dict[tuple[str, int], Reader] = field(default_factory=dict)
     arrays: set[tuple[str, int]] = field(default_factory=set)
 
@@ -137,6 +139,7 @@ def _register_finish(rooms: Rooms) -> None:
                 shards,
                 lambda: rooms.reader(plan, manifest, command.volume),
                 work.check,
+                rooms.policy,
             )
             await say_complete(rooms.bus, command, command.volume, digest)
             rooms.steward.soon(command.job)

@@ -19,3 +19,5 @@ class ConverterSettings(Settings):
     """Tasks at once in one process. One keeps two cores busy; more share the memory between them."""
     file_roots: dict[str, Path] = {}
     """Folders of this machine that messages may name, by name: {"scope1": "/data/scope1"}."""
+    quality_policy: Path | None = None
+    """YAML file of the quality gates' thresholds (deploy/quality-policy.yaml shows it); without one the built-in ones count."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.finishing import finish_volume
+from converter.finishing import STANDARD, finish_volume
 from converter.ngff import create_arrays
 from converter.planning import plan_conversion
+from converter.quality_policy import QualityPolicy
 from converter.writing import fused_until, write_pass
 from emporter_contracts.commands import IngestRequest, Output
 from emporter_contracts.events import ShardWritten
@@ -71,9 +72,9 @@ class Run:
             written = write_pass(objects, plan, self.fetch.revision, levels, n, lambda: self.reader, never)
             self.shards |= {(made, n): shards for made, shards in written.items()}
 
-    def finish(self, objects: Objects, plan: ConversionPlan, shards: Mapping[tuple[int, int], tuple[ShardWritten, ...]]) -> str:
-        volume = self.volume
-        return finish_volume(objects, self.fetch, self.manifest, plan, volume, self.request, shards, lambda: self.reader, never)
+    def finish(self, objects: Objects, plan: ConversionPlan, shards: Shards, policy: QualityPolicy = STANDARD) -> str:
+        run = (self.fetch, self.manifest, plan, self.volume, self.request)
+        return finish_volume(objects, *run, shards, lambda: self.reader, never, policy)
 
     def convert(self, objects: Objects) -> VolumePlan:
         """All of it; the plan it was done by."""

@@ -27,6 +27,7 @@ from converter.memory import THREADS
 from converter.occupancy import OccupancyIndex
 from converter.reading import Reading, Stop, all_of
 from converter.recomputing import recomputed
+from converter.slices import SliceCounter, SliceFacts
 from converter.statistics import counter
 from converter.stored import StoredLevel, shard_written
 from emporter_contracts import storage
@@ -61,6 +62,7 @@ class Seen:
     sha256: str
     bytes: int
     statistics: Statistics
+    slices: SliceFacts
 
 
 def require_complete(objects: Objects, plan: VolumePlan, revision: int, shards: Shards) -> dict[str, ShardWritten]:
@@ -104,25 +106,26 @@ def look_through(
     """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
-    digest, counts = hashlib.sha256(), counter(level.dtype)
+    digest, counts, slices = hashlib.sha256(), counter(level.dtype), SliceCounter(level.shape, level.dtype)
     occupancy = OccupancyIndex(objects, plan, revision)
     size = 0
     with ThreadPoolExecutor(THREADS + 1, "look") as pool:
         try:
-            for box, voxels in _ordered(level, memory, pool, stop):
+            for box, voxels in in_order(level, memory, pool, stop):
                 little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-                looking = [pool.submit(counts.add, voxels), pool.submit(occupancy.add, box, voxels)]
+                looking = [pool.submit(look, voxels) for look in (counts.add, slices.add)]
+                looking.append(pool.submit(occupancy.add, box, voxels))
                 digest.update(little.data)
                 all_of(looking)
                 size += voxels.nbytes
             occupancy.close()
-            _look_above(objects, plan, revision, entered, checks, pool, stop)
+            look_above(objects, plan, revision, entered, checks, pool, stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return Seen(digest.hexdigest(), size, counts.statistics(window=plan.role == "image"))
+    return Seen(digest.hexdigest(), size, counts.statistics(window=plan.role == "image"), slices.facts)
 
 
-def _ordered(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
+def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
     """The voxels of a level in C order, box after box, the next one read while one is looked at."""
     boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
 
@@ -151,7 +154,7 @@ def ordered_boxes(shape: Shape3, shard: Shape3, itemsize: int, memory: int) -> I
     yield from Box.whole(shape).tiles((1, rows, shape[2]))
 
 
-def _look_above(
+def look_above(
     objects: Objects,
     plan: VolumePlan,
     revision: int,
@@ -160,6 +163,7 @@ def _look_above(
     pool: ThreadPoolExecutor,
     stop: Stop,
 ) -> None:
+    """Compare the checksums of all shards above level 0. Raises CorruptVolumeError."""
     root = storage.zarr_root(plan.volume, revision)
 
     def look(key: str) -> None:
@@ -185,12 +189,14 @@ def read_back(objects: Objects, plan: VolumePlan, revision: int, reader: Reader,
 
 def read_back_all(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, stop: Stop) -> int:
     """Compare every voxel of every level, a band at a time; how many voxels."""
-    compared = 0
-    for k, level in enumerate(plan.levels):
-        tile = (level.band or level.task) if k == 0 else chunk_shape(level.shape, None, BOX_VOXELS)
-        for box in Box.whole(level.shape).tiles(tile):
-            compared += _compare(objects, plan, revision, reader, k, box, stop)
-    return compared
+    return sum(compare_level(objects, plan, revision, reader, k, stop) for k in range(len(plan.levels)))
+
+
+def compare_level(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, k: int, stop: Stop) -> int:
+    """Compare every voxel of one level with what it was made of; how many voxels. Raises CorruptVolumeError."""
+    level = plan.levels[k]
+    tile = (level.band or level.task) if k == 0 else chunk_shape(level.shape, None, BOX_VOXELS)
+    return sum(_compare(objects, plan, revision, reader, k, box, stop) for box in Box.whole(level.shape).tiles(tile))
 
 
 def _compare(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, k: int, box: Box, stop: Stop) -> int:

@@ -1,0 +1,173 @@
+"""Quality gates: what the facts gathered on the way say of a volume. Pure; the thresholds are a policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from converter.quality_policy import Gate, QualityPolicy, Rule
+from converter.sequence import look_at_order
+from converter.slices import SliceFacts
+from emporter_contracts.records import GateResult, MetadataRecord, Quality, Statistics, Verdict
+
+NAMED = 100
+"""Slices a result lists at most."""
+WORST: tuple[Verdict, ...] = ("pass", "warn", "fail")
+BLANK_FAILS = 0.1
+"""Share of slices of one value from which on a volume is not what somebody meant to store."""
+
+
+def judged(record: MetadataRecord, facts: SliceFacts, policy: QualityPolicy) -> Quality:
+    """The record's quality with every gate's result, the worst of them, and whether the policy holds the revision for it."""
+    statistics = record.metadata.technical.statistics or Statistics()
+    gates = [_shape(record, policy), _voxel_size(record, policy)]
+    if record.metadata.core.role == "image":
+        gates = [*_voxels(facts, statistics, policy), *_order(facts, policy), *gates]
+    score, unknown = completeness(record)
+    gates.append(
+        _result("completeness", policy.completeness, 1 - score, evidence=f"not known: {', '.join(unknown)}" if unknown else "")
+    )
+    verdict = max((g.verdict for g in gates), key=WORST.index)
+    held = any(g.verdict == "fail" and g.gate in policy.hold for g in gates)
+    told = {"verdict": verdict, "gates": tuple(gates), "completeness": round(score, 3), "policy": policy.name, "held": held}
+    return record.metadata.quality.model_copy(update=told)
+
+
+def completeness(record: MetadataRecord) -> tuple[float, list[str]]:
+    """Share of what a user would want to know that is known, and what is not."""
+    core, provenance = record.metadata.core, record.metadata.provenance
+    known = {
+        "description": bool(core.description),
+        "voxel size z": core.voxel_size_nm[0] is not None,
+        "voxel size y": core.voxel_size_nm[1] is not None,
+        "voxel size x": core.voxel_size_nm[2] is not None,
+        "modality": core.modality != "unknown",
+        "licence": record.licence.known,
+        "citation": bool(record.citation),
+        "where it came from": bool(provenance.download_url),
+        "checksums of the archive": bool(provenance.objects) and all(o.checksum for o in provenance.objects),
+        "axes": not any(c.code == "axes_assumed" for c in record.caveats),
+    }
+    unknown = [name for name, is_known in known.items() if not is_known]
+    return 1 - len(unknown) / len(known), unknown
+
+
+def _voxels(facts: SliceFacts, statistics: Statistics, policy: QualityPolicy) -> Iterable[GateResult]:
+    yield _empty(facts, statistics, policy)
+    yield _saturated(facts, policy)
+    yield _histogram(statistics, policy)
+    yield _contrast(facts, policy)
+
+
+def _empty(facts: SliceFacts, statistics: Statistics, policy: QualityPolicy) -> GateResult:
+    blank = [z for z, constant in enumerate(facts.constant) if constant]
+    limit = policy.empty.warn if policy.empty.warn is not None else 1.0
+    hollow = [z for z, share in enumerate(facts.zero_share) if share >= limit or facts.constant[z]]
+    result = _result("empty", policy.empty, statistics.zero_share, hollow)
+    if blank and result.verdict != "fail":
+        result = result.model_copy(update={"verdict": "fail" if len(blank) >= BLANK_FAILS * len(facts.constant) else "warn"})
+    said = f"{statistics.zero_share:.1%} of all voxels are 0" + (f"; slices {_ranges(blank)} hold one value" if blank else "")
+    return result.model_copy(
+        update={"evidence": said, "slices": tuple((blank or hollow)[:NAMED]) if result.verdict != "pass" else ()}
+    )
+
+
+def _saturated(facts: SliceFacts, policy: QualityPolicy) -> GateResult:
+    usual = median(facts.saturated_share)
+    over = [share - usual for share in facts.saturated_share]
+    worst = max(*over, usual)
+    limit = policy.saturated.warn if policy.saturated.warn is not None else 1.0
+    slices = [z for z, share in enumerate(over) if share >= limit] if usual < limit else list(range(len(over)))
+    result = _result("saturated", policy.saturated, worst, slices)
+    return result.model_copy(update={"evidence": f"up to {max(facts.saturated_share):.1%} of a slice at the top of the dtype"})
+
+
+def _histogram(statistics: Statistics, policy: QualityPolicy) -> GateResult:
+    counts = list(statistics.histogram)
+    zeros = statistics.zero_share * sum(counts)
+    lit = sum(counts) - zeros
+    if lit <= 0:
+        return GateResult(gate="histogram", verdict="pass", evidence="no voxel but 0")
+    dominant = max(
+        counts[k] - (zeros if low <= 0 < high else 0)
+        for k, (low, high) in enumerate(zip(statistics.edges, statistics.edges[1:], strict=False))
+    )
+    return _result("histogram", policy.histogram, dominant / lit, evidence=f"{dominant / lit:.1%} of voxels above 0 in one bin")
+
+
+def _contrast(facts: SliceFacts, policy: QualityPolicy) -> GateResult:
+    shown = [z for z, constant in enumerate(facts.constant) if not constant]
+    if len(shown) < policy.fewest_slices:
+        return GateResult(gate="contrast", verdict="pass", evidence="too few slices to compare")
+    usual = median(facts.std[z] for z in shown) or 1.0
+    away = {
+        z: abs(facts.mean[z] - median(facts.mean[k] for k in shown[max(0, n - 5) : n + 6])) / usual for n, z in enumerate(shown)
+    }
+    tenth = max(1, len(shown) // 10)
+    drift = abs(median(facts.mean[z] for z in shown[:tenth]) - median(facts.mean[z] for z in shown[-tenth:])) / usual
+    limit = policy.contrast.warn if policy.contrast.warn is not None else float("inf")
+    said = f"mean drifts by {drift:.2f} deviations of a slice from the first to the last tenth"
+    return _result("contrast", policy.contrast, max(drift, *away.values()), [z for z in shown if away[z] >= limit], said)
+
+
+def _order(facts: SliceFacts, policy: QualityPolicy) -> Iterable[GateResult]:
+    found = look_at_order(facts, policy)
+    said = {
+        "missing": "slices are lost before {}",
+        "duplicated": "slices {} are copies of the one before",
+        "swapped": "slices {} are exchanged",
+        "shifted": "slices {} are displaced against the one before",
+        "jump": "slices {} are unlike both neighbours",
+    }
+    kinds: tuple[Gate, ...] = ("missing", "duplicated", "swapped", "shifted", "jump")
+    for gate in kinds:
+        slices: list[int] = getattr(found, gate)
+        rule: Rule = getattr(policy, gate)
+        evidence = said[gate].format(_ranges(slices)) if slices else found.why_not
+        if gate == "shifted" and slices:
+            evidence += " by " + ", ".join(f"y {dy:g} x {dx:g}" for dy, dx in list(found.shifts.values())[:5]) + " voxels"
+        yield _result(gate, rule, len(slices), slices, evidence)
+
+
+def _shape(record: MetadataRecord, policy: QualityPolicy) -> GateResult:
+    said = [c.evidence for c in record.caveats if c.code == "archive_disagrees"]
+    return _result("shape", policy.shape, len(said), evidence="; ".join(said)[:500])
+
+
+def _voxel_size(record: MetadataRecord, policy: QualityPolicy) -> GateResult:
+    sizes = record.metadata.core.voxel_size_nm
+    known = [nm for nm in sizes if nm is not None]
+    impossible = [nm for nm in known if not policy.possible_nm[0] <= nm <= policy.possible_nm[1]]
+    unusual = [nm for nm in known if not policy.usual_nm[0] <= nm <= policy.usual_nm[1]]
+    notes = [f"{nm:g} nm is no voxel size of electron microscopy" for nm in impossible or unusual]
+    if len(known) == len(sizes) and max(known) > policy.most_anisotropic * min(known):
+        notes.append(f"one axis is {max(known) / min(known):.0f} times another")
+    _, y, x = sizes
+    if y is not None and x is not None and max(y, x) > policy.most_anisotropic_in_plane * min(y, x):
+        notes.append(f"y {y:g} and x {x:g} nm differ")
+    measured = 2 if impossible else 1 if notes else 0
+    return _result("voxel_size", policy.voxel_size, measured, evidence="; ".join(notes))
+
+
+def _result(gate: Gate, rule: Rule, measured: float, slices: Sequence[int] = (), evidence: str = "") -> GateResult:
+    verdict: Verdict = "pass"
+    threshold = rule.warn if rule.warn is not None else rule.fail
+    if rule.fail is not None and measured >= rule.fail:
+        verdict, threshold = "fail", rule.fail
+    elif rule.warn is not None and measured >= rule.warn:
+        verdict, threshold = "warn", rule.warn
+    named = tuple(slices[:NAMED]) if verdict != "pass" else ()
+    measure = float(f"{measured:.6g}")
+    return GateResult(gate=gate, verdict=verdict, measured=measure, threshold=threshold, slices=named, evidence=evidence)
+
+
+def _ranges(slices: Sequence[int]) -> str:
+    """`3, 7-9` of 3, 7, 8, 9; the first twenty ranges."""
+    parts: list[list[int]] = []
+    for z in slices:
+        if parts and z == parts[-1][1] + 1:
+            parts[-1][1] = z
+        else:
+            parts.append([z, z])
+    text = [str(a) if a == b else f"{a}-{b}" for a, b in parts[:20]]
+    return ", ".join(text) + (", …" if len(parts) > 20 else "")
