@@ -56,3 +56,9 @@ class StackIsUpError(StackError):
     """Another supervisor holds this folder."""
 
     code = "stack_is_up"
+
+
+class AuditError(ClientError):
+    """A volume could not be looked at."""
+
+    code = "not_audited"
