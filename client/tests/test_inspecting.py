@@ -18,7 +18,7 @@ from emporter.archive_settings import ArchiveSettings
 from emporter.cli.main import run
 from emporter.errors import MistakeError, UnreachableError
 from emporter.inspecting.looking import inspect
-from emporter.inspecting.remote import NotThereError
+from emporter.remote import NotThereError
 from emporter_archives import arrays, openorganelle
 from emporter_archives.ftp import FtpArchive
 from emporter_archives.hemibrain import HemibrainServer

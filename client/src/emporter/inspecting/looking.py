@@ -11,9 +11,9 @@ from emporter.archive_settings import ArchiveSettings
 from emporter.errors import MistakeError
 from emporter.ingesting import SCHEMES
 from emporter.inspecting.compressions import chunk_compression, compression_of
-from emporter.inspecting.remote import NotThereError, Web, ftp_file
 from emporter.inspecting.seen import Inspection, Unreadable, VolumeSeen
 from emporter.links import entry_of
+from emporter.remote import NotThereError, Web, ftp_file
 from emporter.uploading import collect
 from emporter_contracts.records import json_safe
 from emporter_readers.array import FileSource, MemorySource
