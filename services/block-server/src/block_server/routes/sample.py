@@ -19,7 +19,7 @@ from block_server.errors import NoSuchKeyError
 from block_server.faults import problems
 from block_server.queries import VOLUME, asked_body, documented
 from block_server.reading import Part
-from block_server.rooms import Rooms, find, rooms_of, voxel_headers
+from block_server.rooms import Rooms, find, find_named, rooms_of, voxel_headers
 from block_server.routes.batch import described_body
 from block_server.sampling import Rules, in_order, needed, rules
 from block_server.sampling_drawing import Drawn, drawn
@@ -29,7 +29,6 @@ from block_server.sampling_labels import aligned, room
 from block_server.sampling_occupancy import count_of
 from emporter_contracts import storage
 from emporter_contracts.geometry import Box, Index3
-from emporter_contracts.ids import VolumeRef
 from emporter_contracts.training import SAMPLER_VERSION, LabelGrid, SamplePlaces, SampleRequest
 
 router = APIRouter(tags=["training"])
@@ -69,6 +68,7 @@ class WithOrigins:
     origins: Sequence[Index3]
     media_type: str = "application/octet-stream"
     conversion: None = None
+    frames: tuple[bytes, ...] = ()
 
     @property
     def head(self) -> bytes:
@@ -90,7 +90,7 @@ async def sample(request: Request) -> Response:
     wanted = await asked_body(request, SampleRequest)
     found, rooms = await find(request), rooms_of(request)
     level = found.volume.level(wanted.level)
-    grid, counted = await _foreground_of(rooms, found.volume, level, wanted)
+    grid, counted = await _foreground_of(request, found.volume, level, wanted)
     if wanted.format == "raw" or wanted.min_foreground:
         check_size(rooms, wanted.n * math.prod(wanted.shape) * level.dtype.itemsize)
     timing.over("find")
@@ -129,12 +129,12 @@ async def provenance(request: Request) -> Response:
 
 
 async def _foreground_of(
-    rooms: Rooms, image: OpenVolume, level: Level, wanted: SampleRequest
+    request: Request, image: OpenVolume, level: Level, wanted: SampleRequest
 ) -> tuple[LabelGrid | None, Counted]:
     """What is looked at for foreground: the labels named, else the image itself."""
     if wanted.labels is None:
         return None, Counted(image, level, (0, 0, 0))
-    labels = await rooms.volumes.opened(await rooms.volumes.pinned(VolumeRef.parse(wanted.labels)))
+    labels = (await find_named(request, wanted.labels)).volume
     grid = aligned(image, level, labels)
     return grid, Counted(labels, labels.level(grid.level), grid.offset)
 
