@@ -109,3 +109,11 @@ def test_a_link_that_names_no_entry_is_told_what_to_do(link: str, said: str) -> 
 def test_several_ids_after_an_archive_are_several_targets() -> None:
     assert targets_of(["idr", "1", "2", "3"]) == [Target("idr", "1"), Target("idr", "2"), Target("idr", "3")]
     assert targets_of(["idr", "1"]) == [Target("idr", "1")]
+
+
+def test_links_to_ones_own_omero_are_known_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = "https://omero.example.org/webclient/?show=dataset-5"
+    assert linked(link) == Target("url", link)
+    monkeypatch.setenv("EMPORTER_IDR_BASE_URL", "https://omero.example.org")
+    assert linked(link) == Target("idr", "dataset:5")
+    assert linked("https://omero.example.org/data/x.tif") == Target("url", "https://omero.example.org/data/x.tif")

@@ -51,9 +51,18 @@ def entry_of(link: str) -> Entry | None:
     rule = HOSTS.get(host)
     if rule is not None:
         return rule(link)
+    if host and host == _own_omero() and re.match(r"/(?:webclient|webgateway|iviewer|api)/", parts.path):
+        return _idr(link)
     if "#!" in link:
         return _neuroglancer(link)
     return None
+
+
+def _own_omero() -> str:
+    """Host of the server that is asked as `idr`, which may be one's own."""
+    from emporter.archive_settings import ArchiveSettings
+
+    return (urlsplit(ArchiveSettings().idr_base_url).hostname or "").removeprefix("www.")
 
 
 def _idr(link: str) -> Entry | None:
