@@ -109,5 +109,8 @@ def _describe(job: JobStatus) -> None:
         print(f"converted  {job.convert.done} of {job.convert.total} tasks")
     for volume in job.volumes:
         print(f"volume     {volume.volume}@r{job.revision}  {'committed' if volume.committed else 'not yet committed'}")
+        levels = [f"{k}: {showing.share(held.done, held.total)}" for k, held in enumerate(volume.levels) if held.total]
+        if levels and not volume.committed:
+            print(f"  levels   {', '.join(levels)}")
     if job.error:
         print(f"error      {job.error.code}: {job.error.message}" + (f"; {job.error.hint}" if job.error.hint else ""))

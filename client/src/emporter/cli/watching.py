@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from emporter.cli import showing
+from emporter.cli.pace import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -59,14 +60,17 @@ async def _show_moves(client: AsyncClient, job: str) -> JobStatus:
 
     last: JobStatus | None = None
     said: tuple[object, ...] = ()
+    paces = (Pace(), Pace())
     async for state in client.watch(job):
         if not isinstance(state, JobStatus):
             continue
         last = state
+        for pace, stage in zip(paces, (state.fetch, state.convert), strict=True):
+            pace.see(stage.bytes_done)
         now = (state.state, _tenths(state.fetch.done, state.fetch.total), _tenths(state.convert.done, state.convert.total))
         if now != said:
             said = now
-            print(f"{job}: {_line(state)}", file=sys.stderr, flush=True)
+            print(f"{job}: {_line(state, *paces)}", file=sys.stderr, flush=True)
     assert last is not None
     return last
 
@@ -75,10 +79,11 @@ def _tenths(done: int, total: int) -> int:
     return 10 * done // total if total else 0
 
 
-def _line(state: JobStatus) -> str:
-    fetched = showing.share(state.fetch.done, state.fetch.total)
-    converted = showing.share(state.convert.done, state.convert.total)
-    parts = [str(state.state), f"fetched {fetched}" if fetched else "", f"converted {converted}" if converted else ""]
+def _line(state: JobStatus, fetching: Pace, converting: Pace) -> str:
+    parts = [str(state.state)]
+    for name, stage, pace in (("fetched", state.fetch, fetching), ("converted", state.convert, converting)):
+        if stage.total:
+            parts += [f"{name} {showing.share(stage.done, stage.total)}", pace.said(stage.bytes_total)]
     return ", ".join(part for part in parts if part)
 
 
@@ -114,6 +119,7 @@ class _Bars:
         self._job = bars.add_task(job, total=None, amount="")
         self._fetch = bars.add_task("fetch", total=None, amount="", visible=False)
         self._convert = bars.add_task("convert", total=None, amount="", visible=False)
+        self._paces = (Pace(), Pace())
         self._stored = 0
         self._total = 0
         self._parts: dict[str, int] = {}
@@ -127,11 +133,13 @@ class _Bars:
         fetch, convert = state.fetch, state.convert
         self._stored, self._total, self._parts = fetch.bytes_done, fetch.bytes_total, {}
         self._show_fetch(visible=fetch.total > 0)
+        self._paces[1].see(convert.bytes_done)
+        pace = self._paces[1].said(convert.bytes_total)
         self._bars.update(
             self._convert,
             total=convert.total or None,
             completed=convert.done,
-            amount=f"{convert.done} of {convert.total} tasks",
+            amount=", ".join(part for part in (f"{convert.done} of {convert.total} tasks", _level(state), pace) if part),
             visible=convert.total > 0,
         )
 
@@ -143,8 +151,19 @@ class _Bars:
 
     def _show_fetch(self, *, visible: bool) -> None:
         done = min(self._total, self._stored + sum(self._parts.values()))
-        amount = f"{showing.size(done)} of {showing.size(self._total)}"
+        self._paces[0].see(done)
+        pace = self._paces[0].said(self._total)
+        amount = f"{showing.size(done)} of {showing.size(self._total)}" + (f", {pace}" if pace else "")
         self._bars.update(self._fetch, total=self._total or None, completed=done, amount=amount, visible=visible)
+
+
+def _level(state: JobStatus) -> str:
+    """The lowest level that is not complete, of the first volume that has one."""
+    for volume in state.volumes:
+        for level, held in enumerate(volume.levels):
+            if held.done < held.total:
+                return f"level {level}"
+    return ""
 
 
 async def _say_end(client: AsyncClient, job: JobStatus) -> None:

@@ -164,7 +164,6 @@ def look_above(
     stop: Stop,
 ) -> None:
     """Compare the checksums of all shards above level 0. Raises CorruptVolumeError."""
-    """Compare the checksums of all shards above level 0. Raises CorruptVolumeError."""
     root = storage.zarr_root(plan.volume, revision)
 
     def look(key: str) -> None:
