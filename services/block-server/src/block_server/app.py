@@ -9,7 +9,7 @@ from block_server.direct import Direct
 from block_server.faults import answer_faults
 from block_server.middleware import Surroundings
 from block_server.rooms import Rooms
-from block_server.routes import batch, blocks, precomputed, sample, view, volumes, zarr, zarr2
+from block_server.routes import batch, blocks, neuroglancer, others, precomputed, sample, view, volumes, zarr, zarr2
 from block_server.settings import BlockServerSettings
 from emporter_runtime.health import health_routes, serving
 from emporter_runtime.service import forever
@@ -32,7 +32,7 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
     )
     rooms = Rooms.open(settings)
     app.state.rooms = rooms
-    for room in (batch, blocks, sample, zarr, zarr2, precomputed, volumes, view):
+    for room in (batch, blocks, sample, zarr, zarr2, precomputed, others, volumes, neuroglancer, view):
         app.include_router(room.router)
     app.router.routes.extend(health_routes({"store": rooms.objects.ready}))
     answer_faults(app)

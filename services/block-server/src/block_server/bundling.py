@@ -50,6 +50,10 @@ class Bundle:
         return None
 
     @property
+    def frames(self) -> Sequence[bytes]:
+        return ()
+
+    @property
     def head(self) -> bytes:
         """The index, with its length."""
         index: dict[str, Any] = {"__metadata__": dict(self.about)}

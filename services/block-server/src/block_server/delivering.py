@@ -36,6 +36,8 @@ class Given(Protocol):
     def media_type(self) -> str: ...
     @property
     def conversion(self) -> Conversion | None: ...
+    @property
+    def frames(self) -> Sequence[bytes]: ...
     def bytes_of(self, parts: Iterable[Part]) -> int: ...
 
 
@@ -47,6 +49,8 @@ class Form:
     stored: np.dtype[Any]
     encoding: BlockFormat
     conversion: Conversion | None = None
+    frames: tuple[bytes, ...] = ()
+    """What stands before the voxels of each part, where anything does."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -63,7 +67,8 @@ class Form:
 
     def bytes_of(self, parts: Iterable[Part]) -> int:
         """Of their voxels, as given."""
-        return sum(part.bytes for part in parts) // self.stored.itemsize * self.dtype.itemsize
+        voxels = sum(part.bytes for part in parts) // self.stored.itemsize
+        return voxels * self.dtype.itemsize + sum(map(len, self.frames))
 
 
 class Timing:
@@ -114,7 +119,7 @@ async def deliver(
     said = {**headers, **timing.header}
     if rest is None:
         hold.shrink(min(hold.bytes, voxels.nbytes))
-        pieces: list[bytes | memoryview] = [head, raw(voxels)] if head else [raw(voxels)]
+        pieces: list[bytes | memoryview] = [*(part for part in (head, *form.frames) if part), raw(voxels)]
         return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
     body = _body(head, voxels, rest, form)
     return PiecewiseResponse(body, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
@@ -145,11 +150,14 @@ async def _begun(plan: Plan, form: Given, hold: Hold) -> tuple[NDArray[Any], Asy
 
 async def _body(head: bytes, first: NDArray[Any], rest: AsyncGenerator[NDArray[Any], None], form: Given) -> Pieces:
     async with aclosing(rest):
-        if head:
-            yield head
+        frames = iter(form.frames)
+        yield head + next(frames, b"")
         yield raw(first)
         del first
         async for voxels in rest:
+            frame = next(frames, b"")
+            if frame:
+                yield frame
             yield raw(await _made(form, voxels))
 
 

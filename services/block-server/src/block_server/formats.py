@@ -131,7 +131,14 @@ def conversion(stored: np.dtype[Any], wanted: Dtype | None, window: Window | Non
         return Conversion(target, window)
     if target == stored:
         return None
-    if not (np.can_cast(stored, target, "safe") or (target.kind == "f" and not labels)):
+    if not (_holds(target, stored) or (target.kind == "f" and not labels)):
         hint = "ask for a dtype that holds every label" if labels else "say window=low,high for contrast, or take a wider dtype"
         raise UnsuitableViewError(f"{target.name} can't hold every {stored.name}", hint=hint)
     return Conversion(target, None)
+
+
+def _holds(target: np.dtype[Any], stored: np.dtype[Any]) -> bool:
+    """Whether every number of `stored` is one of `target`; for numpy, uint64 to float64 is "safe"."""
+    if target.kind == "f" and stored.kind in "iu":
+        return bool(np.finfo(target).nmant + 1 >= 8 * stored.itemsize)
+    return np.can_cast(stored, target, "safe")
