@@ -9,6 +9,8 @@ import httpx
 import numpy as np
 import pytest
 import tensorstore as ts
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from block_server import sampling_occupancy
 from block_server.sampling_occupancy import pooled
@@ -234,3 +236,39 @@ def test_provenance_is_what_conversion_wrote(house: House, web: httpx.Client, im
     answer = web.get(f"/v1/volumes/{image.ref}/provenance")
     assert answer.json() == {"request": {"source": "idr"}}
     assert "immutable" in answer.headers["cache-control"]
+
+
+numbers = st.integers(0, 130) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**63, -1])
+threes = st.lists(numbers, min_size=3, max_size=3)
+small = st.lists(st.integers(1, 40), min_size=3, max_size=3)
+regions = st.fixed_dictionaries({"origin": threes, "shape": threes})
+splits = st.fixed_dictionaries(
+    {"part": st.sampled_from(["train", "validation"])},
+    optional={
+        "validation": st.floats(0, 1) | st.lists(regions, max_size=3),
+        "margin": threes,
+        "axis": st.sampled_from([*"zyxt", None]),
+    },
+)
+wishes = st.fixed_dictionaries(
+    {"n": st.integers(1, 60) | numbers, "shape": small | threes},
+    optional={
+        "seed": numbers, "level": st.integers(0, 3), "min_foreground": st.floats(0, 1), "labels": st.sampled_from(["sampled-labels", "x", "", None]),
+        "exclude": st.lists(regions, max_size=4), "within": regions | st.none(), "split": splits | st.none(), "format": st.just("places"),
+        "order": st.sampled_from(["shard", "drawn"]),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(wanted=wishes)
+def test_whatever_is_wished_is_answered_or_refused_in_words(
+    web: httpx.Client, image: Made, labels: Made, wanted: dict[str, Any]
+) -> None:
+    answer = web.post(f"/v1/volumes/{image.ref}/sample", json=wanted)
+    assert answer.status_code < 500, answer.text
+    if answer.status_code != 200:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["hint"]
+    elif wanted.get("format") == "places":
+        assert len({tuple(origin) for origin in answer.json()["origins"]}) == wanted["n"]
