@@ -121,8 +121,9 @@ class Steward:
                     self._due.setdefault(job, time)
                 sweep_at = time + self._bus.settings.sweep_seconds
             for job in [job for job, due in self._due.items() if due <= time]:
-                del self._due[job]
-                await self._turn(job)
+                # While another job had its turn, this one may have ended, and is due no more.
+                if self._due.pop(job, None) is not None:
+                    await self._turn(job)
             next_due = min([sweep_at, *self._due.values()])
             self._wake.clear()
             with suppress(TimeoutError):
