@@ -13,6 +13,7 @@ import pytest
 from block_server.testing import House, Made, bury, house_on
 from emporter_contracts import storage
 from emporter_contracts.ids import VolumeRef
+from emporter_runtime.commits import release
 from emporter_runtime.testing import file_store
 
 
@@ -35,6 +36,20 @@ def test_a_plain_name_is_the_highest_commit_without_tombstone(own):
     bury(house.objects, VolumeRef("renewed", 11))
     assert web.get("/v1/volumes/renewed").json()["ref"] == "renewed@r2"
     assert web.get("/v1/volumes/renewed/block?shape=1,1,1").content == b"\2"
+
+
+def test_a_held_revision_is_read_by_its_number_and_current_only_once_released(own):
+    house, web = own
+    house.commit(filled(1))
+    house.commit(filled(2))
+    house.objects.put_sync(storage.VOLUMES, storage.hold("renewed", 2), b"{}")
+    assert web.get("/v1/volumes/renewed").json()["ref"] == "renewed@r1"
+    assert web.get("/v1/volumes/renewed@r2/block?shape=1,1,1").content == b"\2"
+    bury(house.objects, VolumeRef("renewed", 1))
+    answer = web.get("/v1/volumes/renewed")
+    assert (answer.status_code, "quality gate" in answer.text) == (404, True)
+    asyncio.run(release(house.objects, "renewed", 2))
+    assert web.get("/v1/volumes/renewed").json()["ref"] == "renewed@r2"
 
 
 def test_a_pinned_revision_stays_while_newer_ones_come(own):

@@ -26,6 +26,7 @@ from emporter_contracts.commands import CatalogQuery, IngestRequest, Refusal
 from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPlanReady, VolumeComplete
 from emporter_contracts.jobs import Tally, Waiting
 from emporter_contracts.plans import StoredRequest
+from emporter_runtime.commits import release
 from emporter_runtime.objects import Objects, json_bytes
 from emporter_runtime.runs import RunNote
 
@@ -436,6 +437,24 @@ class CatalogSuite:
         await world.objects.put(storage.VOLUMES, storage.record(JOB, 2), b"{")
         assert (await rebuild(world.objects, world.database)).unreadable == 1
         assert (await world.row())["revision"] == 1
+
+    async def test_a_held_revision_is_shown_only_where_there_is_no_other_until_it_is_released(self, world):
+        await world.hear(await world.finished())
+        held = await world.finished(run=(2, 1))
+        await world.objects.put(storage.VOLUMES, storage.hold(JOB, 2), b"{}")
+        await world.hear(held)
+        assert (await world.row())["revision"] == 1
+        assert (await world.record(f"{JOB}@r2"))["held"]
+        await release(world.objects, JOB, 2)
+        assert await world.removals.look(JOB)
+        assert (await world.row())["revision"] == 2
+        assert not (await world.record())["held"]
+
+    async def test_a_volume_whose_only_revision_is_held_is_shown_as_held(self, world):
+        event = await world.finished()
+        await world.objects.put(storage.VOLUMES, storage.hold(JOB, 1), b"{}")
+        await world.hear(event)
+        assert (await world.record())["held"]
 
     async def fill(self, objects: Objects) -> None:
         """A volume of two revisions, a job that failed in its second generation, and a volume that was removed."""

@@ -149,6 +149,28 @@ def _describe(record: dict[str, Any]) -> None:
         print(f"{name:<12}{value}")
 
 
+def _status(record: dict[str, Any]) -> str:
+    if record.get("removed"):
+        return "removed"
+    held = f"; held by a quality gate (emporter release {record['volume']}@r{record['revision']})" if record.get("held") else ""
+    return f"{record['status']}{held}"
+
+
+def _judgement(quality: dict[str, Any]) -> list[tuple[str, str]]:
+    """The verdict of the quality gates, and each that did not pass with the slices it is about."""
+    if quality.get("verdict") is None:
+        return []
+    facts = [("quality", f"{quality['verdict']} by policy {quality['policy']}, completeness {quality['completeness']:.0%}")]
+    for gate in quality["gates"]:
+        if gate["verdict"] == "pass":
+            continue
+        slices = (
+            f" (z {', '.join(map(str, gate['slices'][:8]))}{', …' if len(gate['slices']) > 8 else ''})" if gate["slices"] else ""
+        )
+        facts.append(("", f"{gate['verdict']} {gate['gate']}: {gate['evidence']}{slices}"))
+    return facts
+
+
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     from emporter.cli import showing
 
@@ -157,7 +179,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     guessed = any(caveat["code"] == "role_guessed" for caveat in record["caveats"])
     facts = [
         ("volume", f"{record['volume']}@r{record['revision']}"),
-        ("status", "removed" if record.get("removed") else record["status"]),
+        ("status", _status(record)),
         ("source", f"{record['source']} {record['source_id']}"),
         ("description", core["description"]),
         ("shape", f"{showing.voxels(core['volume_shape'])} (z,y,x)"),
@@ -171,6 +193,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("chunks", f"{showing.voxels(technical['chunk'])} in shards of {showing.voxels(technical['shard'])}"))
         facts.append(("stored", f"{showing.size(technical['stored_bytes'])} {technical['compression'] or ''}".rstrip()))
         facts.append(("sha256", technical["sha256"] or "?"))
+    facts.extend(_judgement(record["metadata"]["quality"]))
     licence = record["licence"]
     facts.append(("licence", licence["spdx"] or licence["url"] or licence["text"] or "unknown"))
     facts.extend(("citation", text) for text in record["citation"])

@@ -1,4 +1,4 @@
-"""`emporter rm | reconcile`: for operators, with the services' own credentials."""
+"""`emporter rm | release | reconcile`: for operators, with the services' own credentials."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("rm")(remove)
     app.command()(reconcile)
+    app.command()(release)
 
 
 def remove(
@@ -43,6 +44,31 @@ def remove(
     else:
         which = ", ".join(f"r{n}" for n in removed.revisions)
         print(f"{removed.volume} {which} removed: {removed.objects} objects, {showing.size(removed.bytes)}")
+
+
+def release(
+    volume: Annotated[str, typer.Argument(metavar="VOLUME@rN", help="A revision a quality gate holds.", show_default=False)],
+    json: Json = False,
+    stack: Stack = None,
+) -> None:
+    """Let a revision that a quality gate holds become current, if it is the newest."""
+    import asyncio
+
+    from emporter.cli import showing
+    from emporter.errors import MistakeError
+    from emporter_contracts.ids import VolumeRef
+    from emporter_runtime.commits import release as let_go
+    from emporter_runtime.objects import Objects
+
+    ref = VolumeRef.parse(volume)
+    if ref.revision is None:
+        raise MistakeError(f"{volume} names no revision", hint=f"emporter show {volume} says which is held: {volume}@r<N>")
+    if not asyncio.run(let_go(Objects.open(_settings(stack)), ref.volume, ref.revision)):
+        raise MistakeError(f"{ref} is not held", hint=f"emporter show {ref.volume}")
+    if json:
+        showing.print_json({"volume": ref.volume, "revision": ref.revision, "released": True})
+    else:
+        print(f"{ref} released")
 
 
 def reconcile(json: Json = False, stack: Stack = None) -> None:

@@ -16,7 +16,7 @@ from block_server.settings import BlockServerSettings
 from emporter_contracts import storage
 from emporter_contracts.ids import VolumeRef, is_volume_id
 from emporter_contracts.records import MetadataRecord
-from emporter_runtime.commits import committed, removed
+from emporter_runtime.commits import committed, held, removed
 from emporter_runtime.errors import ObjectMissingError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
@@ -39,11 +39,13 @@ class Standing:
 
     committed: frozenset[int]
     removed: frozenset[int]
+    held: frozenset[int] = frozenset()
+    """Kept from becoming current by a quality gate; read by their number only."""
 
     @property
     def current(self) -> int | None:
-        """The highest that is committed and not removed."""
-        return max(self.committed - self.removed, default=None)
+        """The highest that is committed and neither removed nor held."""
+        return max(self.committed - self.removed - self.held, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,10 @@ class Volumes:
         return (await self._labels.get(None)).get(volume, [])
 
     async def _look_up(self, volume: str) -> Standing:
-        commits, tombstones = await asyncio.gather(committed(self._objects, volume), removed(self._objects, volume))
-        return Standing(frozenset(commits), frozenset(tombstones))
+        commits, tombstones, holds = await asyncio.gather(
+            committed(self._objects, volume), removed(self._objects, volume), held(self._objects, volume)
+        )
+        return Standing(frozenset(commits), frozenset(tombstones), frozenset(holds))
 
     async def _list_names(self, _: None) -> list[str]:
         return [name for name in await self._objects.folders(storage.VOLUMES) if is_volume_id(name)]
@@ -150,6 +154,11 @@ def _pinned(ref: VolumeRef, standing: Standing) -> VolumeRef:
     if not standing.committed and not standing.removed:
         raise UnknownVolumeError(f"there is no volume {ref.volume}", hint="GET /v1/volumes lists what there is")
     revision = standing.current if ref.revision is None else ref.revision
+    if revision is None and (waiting := standing.committed - standing.removed):
+        raise UnknownVolumeError(
+            f"{ref.volume} has no current revision: a quality gate holds r{max(waiting)}",
+            hint=f"emporter show {ref.volume} says why; ask for {ref.volume}@r{max(waiting)}, or emporter release it",
+        )
     if revision is None or revision in standing.removed:
         now = "" if standing.current is None else f"; its current revision is {ref.volume}@r{standing.current}"
         raise RemovedVolumeError(f"{ref} was removed", hint=f"ingest it again{now}")

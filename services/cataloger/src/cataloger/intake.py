@@ -6,7 +6,7 @@ run. A commit always counts: a revision that is committed is complete for ever, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -131,6 +131,15 @@ class Intake:
                 await writer.refresh(job)
         return any(news)
 
+    async def released(self, volume: str, revisions: Collection[int]) -> bool:
+        """These revisions of a volume are held no more; whether that is news."""
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            news = [await writer.mark_held(volume, revision, held=False) for revision in revisions]
+            if any(news):
+                await writer.refresh(job_of(volume))
+        return any(news)
+
     async def listed(self, fact: Fact) -> None:
         """A fact that changes nothing the catalog shows but the volume's history."""
         async with self._database.writing() as session:
@@ -191,6 +200,7 @@ async def _advance(writer: Writer, job: Job, status: JobStatus) -> bool:
 async def _commit(writer: Writer, job: str, final: Final) -> None:
     if final.record is not None:
         await writer.put(job, final.volume, final.revision, final.record, committed=True)
+        await writer.mark_held(final.volume, final.revision, held=final.held)
     elif final.removed_at is None:
         log.error("record_missing", volume=final.volume, revision=final.revision, hint="emporter reconcile")
     if final.removed_at is not None:

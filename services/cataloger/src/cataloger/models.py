@@ -84,6 +84,8 @@ class Revision(Base):
     external: Mapped[bool] = mapped_column(Boolean)
     """Entered by an outside script, not made by a job of ours."""
     removed_at: Mapped[datetime | None]
+    held: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Committed, but kept from becoming current by a quality gate."""
     record: Mapped[dict[str, Any]] = mapped_column(json_type())
     problems: Mapped[list[str]] = mapped_column(json_type())
     """What the record's JSON Schema has against it; empty where it is valid."""

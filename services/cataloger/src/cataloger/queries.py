@@ -70,6 +70,7 @@ class Catalog:
             "annotations": notes,
             "external": revision.external,
             "removed": revision.removed_at is not None,
+            "held": revision.held,
             "latest_run": _latest_run(job),
             "links": self._links(revision),
         }

@@ -152,13 +152,17 @@ class State:
     revision: int
     committed: bool
     removed: bool
+    held: bool = False
 
 
 def current(states: Sequence[State]) -> State:
-    """The one a plain volume id shows: the newest commit not removed, else the draft of the newest run, else what was removed."""
+    """The one a plain volume id shows: the newest commit neither removed nor held, else one that is held, else the draft of the
+    newest run, else what was removed.
+    """
     kept = [s for s in states if not s.removed]
     committed = [s for s in kept if s.committed]
-    return max(committed or kept or states, key=lambda s: s.revision)
+    free = [s for s in committed if not s.held]
+    return max(free or committed or kept or states, key=lambda s: s.revision)
 
 
 def columns(record: dict[str, Any], removed_at: datetime | None, annotations: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Removed revisions. `rm` leaves a tombstone in the store and says nothing on the bus, so the catalog looks."""
+"""Removed and released revisions. `rm` and `release` change the store and say nothing on the bus, so the catalog looks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 
 from cataloger.database import Database
 from cataloger.intake import Intake
-from cataloger.repository import readable_after
+from cataloger.repository import held_revisions, readable_after
 from cataloger.store import removed_revisions
 from emporter_contracts.errors import EmporterError
+from emporter_runtime.commits import held
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 
@@ -32,9 +33,17 @@ class Removals:
         self._last = ""
 
     async def look(self, volume: str) -> bool:
-        """Take in the tombstones of one volume; whether one was new."""
+        """Take in the tombstones and lifted holds of one volume; whether one was new."""
         found = await removed_revisions(self._objects, volume)
-        return await self._intake.removed(volume, found) if found else False
+        news = await self._intake.removed(volume, found) if found else False
+        return await self._look_at_holds(volume) or news
+
+    async def _look_at_holds(self, volume: str) -> bool:
+        """Holds are only ever lifted, so the store is asked only about volumes the catalog takes for held."""
+        async with self._database.reading() as session:
+            known = await held_revisions(session, volume)
+        lifted = known - await held(self._objects, volume) if known else set()
+        return await self._intake.released(volume, lifted) if lifted else False
 
     async def look_briefly(self, volume: str) -> None:
         """`look` for a reader: a store that is down or slow is no reason not to answer."""

@@ -74,10 +74,10 @@ class Writer:
 
     async def states(self, job: str) -> dict[str, list[State]]:
         """Every revision of every volume of a job."""
-        query = select(Revision.volume, Revision.revision, Revision.committed, Revision.removed_at).where(Revision.job == job)
+        query = select(Revision.volume, Revision.revision, Revision.committed, Revision.removed_at, Revision.held)
         found: dict[str, list[State]] = {}
-        for volume, revision, committed, removed_at in await self._session.execute(query):
-            found.setdefault(volume, []).append(State(revision, committed, removed_at is not None))
+        for volume, revision, committed, removed_at, held in await self._session.execute(query.where(Revision.job == job)):
+            found.setdefault(volume, []).append(State(revision, committed, removed_at is not None, held))
         return found
 
     async def drafts(self, job: str, revision: int) -> list[Revision]:
@@ -104,7 +104,7 @@ class Writer:
 
     def _put(self, row: Revision | None, job: str, record: dict[str, Any], **flags: bool) -> None:
         if row is None:
-            row = Revision(volume=record["volume"], revision=record["revision"], removed_at=None)
+            row = Revision(volume=record["volume"], revision=record["revision"], removed_at=None, held=False)
             self._session.add(row)
         self._set(row, {"job": job, "record": record, "problems": problems(record), **flags})
 
@@ -138,6 +138,15 @@ class Writer:
         if row is None or row.removed_at is not None:
             return False
         row.removed_at = at
+        return True
+
+    async def mark_held(self, volume: str, revision: int, *, held: bool) -> bool:
+        """Say whether one revision is held; whether that is news."""
+        await self._session.flush()
+        row = await self._session.get(Revision, (volume, revision))
+        if row is None or row.held == held:
+            return False
+        row.held = held
         return True
 
     async def refresh(self, job: str) -> None:
@@ -278,6 +287,12 @@ async def uncommitted(session: AsyncSession, volumes: Iterable[str], revision: i
     )
     have = set((await session.execute(query)).scalars())
     return [v for v in wanted if v not in have]
+
+
+async def held_revisions(session: AsyncSession, volume: str) -> set[int]:
+    """The revisions of a volume that the catalog takes for held."""
+    query = select(Revision.revision).where(Revision.volume == volume, Revision.held.is_(True))
+    return set((await session.execute(query)).scalars())
 
 
 async def readable_after(session: AsyncSession, volume: str, limit: int) -> list[str]:

@@ -25,19 +25,21 @@ class Final:
     revision: int
     record: dict[str, Any] | None
     removed_at: datetime | None
+    held: bool = False
 
 
 async def read_final(objects: Objects, volume: str, revision: int) -> Final:
-    """Record and tombstone of one revision. Raises pydantic.ValidationError where the record is none of ours."""
-    body, tombstone = await asyncio.gather(
+    """Record, tombstone and hold of one revision. Raises pydantic.ValidationError where the record is none of ours."""
+    body, tombstone, held = await asyncio.gather(
         objects.find(storage.VOLUMES, storage.record(volume, revision)),
         objects.find(storage.VOLUMES, storage.tombstone(volume, revision)),
+        objects.exists(storage.VOLUMES, storage.hold(volume, revision)),
     )
     record = None
     if body is not None:
         MetadataRecord.model_validate_json(body)
         record = json.loads(body)
-    return Final(volume, revision, record, None if tombstone is None else removed_at(tombstone))
+    return Final(volume, revision, record, None if tombstone is None else removed_at(tombstone), held)
 
 
 async def read_plan(objects: Objects, job: str, revision: int) -> FetchPlan | None:

@@ -86,6 +86,11 @@ class SliceCounter:
 
     def add(self, voxels: Voxels) -> None:
         """The next voxels in C order: whole slices, or rows of one."""
+        # Numbers near the end of a float's range have a deviation past it; such a slice is told as unknown, not refused.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._add(voxels)
+
+    def _add(self, voxels: Voxels) -> None:
         for plane in voxels:
             self._take(plane)
             if self._rows == self._shape[1]:
@@ -143,6 +148,10 @@ class _Seen:
 
     @classmethod
     def of(cls, probe: Probe) -> _Seen:
+        largest = float(np.abs(probe).max())
+        if largest > 0:
+            # Squares of the largest integers are past what 32 bits hold.
+            probe = probe / np.float32(largest)
         probe = probe - probe.mean()
         deviation = float(probe.std())
         if not math.isfinite(deviation) or deviation < 1e-6:

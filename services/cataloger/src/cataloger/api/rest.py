@@ -101,6 +101,10 @@ def _lineage(app: FastAPI, catalog: Catalog) -> None:
         return {"items": await catalog.came_of(sha256, url)}
 
 
+CITED = 1000
+"""Volumes whose citations may be asked for by name at once."""
+
+
 def _citations(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/v1/volumes/{volume}/citation")
     async def citation(volume: str, format: Format = "bibtex") -> Response:  # noqa: A002  # its name in the URL
@@ -109,11 +113,17 @@ def _citations(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get("/v1/citations")
     async def citations(asked: Annotated[VolumeList, Query()], request: Request) -> Response:
-        """How to cite all volumes of a page of the list; `format=csl` for CSL-JSON."""
+        """How to cite the volumes named by `volume=` (again for each), else all of a page of the list; `format=csl` for CSL-JSON."""
         form = request.query_params.get("format", "bibtex")
         if form not in MEDIA_TYPES:
             raise InvalidQueryError(f"format={form[:40]!r} is not known", hint=f"one of {', '.join(MEDIA_TYPES)}")
-        return _cited(await catalog.citations(asked.query()), form)
+        named = request.query_params.getlist("volume")
+        if len(named) > CITED:
+            raise InvalidQueryError(f"{len(named)} volumes are too many", hint=f"name at most {CITED} at once")
+        if not named:
+            return _cited(await catalog.citations(asked.query()), form)
+        found = [entry for volume in named for entry in await catalog.citation(VolumeRef.parse(volume))]
+        return _cited(list({entry["id"]: entry for entry in found}.values()), form)
 
 
 def _cited(entries: list[dict[str, Any]], form: Format) -> Response:
