@@ -53,8 +53,10 @@ def test_links_are_pinned_and_lead_somewhere(house: House, web: httpx.Client):
     assert links["catalog"] is None
     for name in ("self", "current", "block", "view"):
         assert web.get(links[name]).status_code == 200, name
-    assert web.get(links["zarr"] + "/zarr.json").status_code == 200
-    assert all("@r1" in links[name] for name in ("self", "block", "zarr", "view"))
+    for path in (links["zarr"] + "/zarr.json", links["zarr2"] + "/.zattrs", links["precomputed"] + "/info"):
+        assert web.get(path).status_code == 200
+    assert web.post(links["blocks"], json={"shape": [1, 1, 1], "origins": [[0, 0, 0]]}).status_code == 200
+    assert all("@r1" in links[name] for name in ("self", "block", "blocks", "zarr", "zarr2", "precomputed", "view"))
 
 
 def test_links_use_the_public_bases(tmp_path: Path):

@@ -32,7 +32,10 @@ class Links(Body):
     self: str
     current: str
     block: str
+    blocks: str
     zarr: str
+    zarr2: str
+    precomputed: str
     view: str
     catalog: str | None = None
 
@@ -149,7 +152,10 @@ def links(request: Request, ref: VolumeRef) -> Links:
         self=f"{base}/v1/volumes/{ref}",
         current=f"{base}/v1/volumes/{ref.volume}",
         block=f"{base}/v1/volumes/{ref}/block",
+        blocks=f"{base}/v1/volumes/{ref}/blocks",
         zarr=f"{base}/zarr/{ref}.ome.zarr",
+        zarr2=f"{base}/zarr2/{ref}.ome.zarr",
+        precomputed=f"{base}/precomputed/{ref}",
         view=f"{base}/view/{ref}",
         catalog=f"{catalog}/v1/volumes/{ref.volume}" if catalog else None,
     )
