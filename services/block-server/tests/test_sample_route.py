@@ -156,6 +156,15 @@ def test_an_index_of_many_chunks_is_kept_small_and_stays_true(
         assert np.count_nonzero(box) / box.size >= 0.5
 
 
+def test_an_index_that_is_damaged_is_502_and_never_another_answer(house: House, web: httpx.Client) -> None:
+    made = indexed(house, house.commit(Made(blobs(), name="badly-counted", role="labels")))
+    key = storage.occupancy(made.name, 1) + "c/0/0/0"
+    house.objects.put_sync(storage.VOLUMES, key, b"short")
+    answer = ask(web, made, min_foreground=0.1)
+    assert (answer.status_code, answer.json()["code"]) == (502, "data_missing")
+    assert "index of foreground" in answer.json()["title"]
+
+
 def test_left_out_regions_and_the_region_asked_for_are_kept_to(web: httpx.Client, image: Made) -> None:
     exclude = [{"origin": [0, 0, 0], "shape": [64, 40, 120]}, {"origin": [20, 40, 0], "shape": [10, 60, 60]}]
     within = {"origin": [2, 30, 0], "shape": [60, 70, 100]}

@@ -206,7 +206,7 @@ async def _open_array(ref: VolumeRef, path: str, kvstore: dict[str, Any], contex
     try:
         store = await ts.open(spec, open=True, read=True, context=context)
     except ValueError as error:
-        raise _fault(error, f"{ref} level {path}", "its zarr.json") from error
+        raise fault_of(error, f"{ref} level {path}", "its zarr.json") from error
     if store.rank != 3:
         raise DamagedVolumeError(f"{ref} level {path} has {store.rank} axes, not z, y, x", hint=_RESTORE)
     return store
@@ -294,10 +294,10 @@ def _named_faults(ref: VolumeRef, level: Level) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise _fault(error, f"{ref} level {level.number}", _chunk_named(str(error), level)) from error
+        raise fault_of(error, f"{ref} level {level.number}", _chunk_named(str(error), level)) from error
 
 
-def _fault(error: ValueError, where: str, what: str) -> EmporterError:
+def fault_of(error: ValueError, where: str, what: str) -> EmporterError:
     """TensorStore says everything with ValueError, and begins with the kind, an absl status code."""
     kind = str(error).split(":", 1)[0]
     if kind == "NOT_FOUND":

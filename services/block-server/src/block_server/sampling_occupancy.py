@@ -11,7 +11,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from block_server.admission import Admission
-from block_server.arrays import Level, OpenVolume
+from block_server.arrays import Level, OpenVolume, cache_context, fault_of
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError
 from block_server.sampling_errors import OccupancyMissingError
@@ -20,7 +20,6 @@ from block_server.volumes import Volumes
 from emporter_contracts import storage
 from emporter_contracts.geometry import Box, Shape3, grid_shape
 from emporter_contracts.ids import VolumeRef
-from emporter_runtime.errors import StoreUnavailableError
 from emporter_runtime.objects import Objects
 
 KEPT = 16
@@ -78,7 +77,8 @@ async def _stored(volume: OpenVolume, kvstore: dict[str, Any]) -> Occupancy:
     """The index made at conversion: voxels that are not 0, one count for each chunk of level 0 (Zarr v3, uint32)."""
     level = volume.levels[0]
     try:
-        store = await ts.open({"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, open=True, read=True)
+        spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
+        store = await ts.open(spec, open=True, read=True, context=cache_context(0))
         grid = grid_shape(level.shape, level.chunk)
         if tuple(store.shape) != grid:
             raise DamagedVolumeError(f"{volume.ref}: its index of foreground is of another volume", hint="convert it again")
@@ -86,11 +86,7 @@ async def _stored(volume: OpenVolume, kvstore: dict[str, Any]) -> Occupancy:
         rows = max(1, READ_AT_ONCE // (grid[1] * grid[2]) // factor[0]) * factor[0]
         slabs = [pooled(await store[z : min(z + rows, grid[0])].read(), factor) for z in range(0, grid[0], rows)]
     except ValueError as error:
-        if "UNAVAILABLE" in str(error) or "DEADLINE_EXCEEDED" in str(error):
-            raise StoreUnavailableError(
-                f"{volume.ref}: the store does not give its index", hint="ask again in a moment"
-            ) from error
-        raise DamagedVolumeError(f"{volume.ref}: its index of foreground can't be read", hint="convert it again") from error
+        raise fault_of(error, str(volume.ref), "its index of foreground") from error
     z, y, x = (c * f for c, f in zip(level.chunk, factor, strict=True))
     return Occupancy.of(np.concatenate(slabs), (z, y, x), level.shape)
 
