@@ -180,6 +180,20 @@ def test_an_array_in_a_public_bucket_is_told_by_its_documents() -> None:
         assert n5.compression == "gzip level 6"
 
 
+def test_a_sharded_zarr_v3_array_is_told_without_a_chunk(server: FileServer) -> None:
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd", "configuration": {"level": 1}}]
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {"chunk_shape": [8, 8, 8], "codecs": inner, "index_codecs": inner[:1]},
+    }
+    objects = arrays.zarr3(stack((40, 50, 60)), [sharding], (32, 32, 32), dimension_names=["z", "y", "x"])
+    seen = inspect([arrays.put(server, "/a.zarr", objects)])
+    (volume,) = seen.volumes
+    assert (volume.shape, volume.dtype, volume.native_chunk) == ((40, 50, 60), "uint8", (8, 8, 8))
+    assert volume.compression == "zstd level 1, sharded"
+    assert not any(sent for path, sent in server.sent.items() if "/c/" in path)
+
+
 def test_a_precomputed_root_is_told_by_its_info() -> None:
     with HemibrainServer() as flyem:
         seen = inspect([f"precomputed://{flyem.base.rstrip('/')}/emdata/raw/jpeg"])

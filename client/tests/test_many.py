@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 import tifffile
 
 from emporter.testing import RunningStack, running_stack
-from emporter_archives.demo import archives
+from emporter_archives.demo import IDR_SHAPE, archives, tissue
+from emporter_archives.omero import DATASET, IMAGE, Image, voxels
+from emporter_archives.omero_tree import serve_tree
 from emporter_archives.server import FileServer
 
 EMPORTER = Path(sys.executable).with_name("emporter")
@@ -24,8 +27,12 @@ FIVE = Path(__file__).parents[2] / "examples" / "five.yaml"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with archives() as up, running_stack(tmp_path_factory.mktemp("stack"), env=up.environment) as running:
-        yield running
+    with archives() as up, FileServer() as omero:
+        images = [Image(IMAGE, tissue(IDR_SHAPE, 1)), Image(IMAGE + 1, voxels(), path="idr0086/second.tif")]
+        settings = {f"EMPORTER_{name.upper()}": value for name, value in serve_tree(omero, images).items()}
+        with running_stack(tmp_path_factory.mktemp("stack"), env={**up.environment, **settings}) as running:
+            running.omero = settings["EMPORTER_IDR_BASE_URL"]  # type: ignore[attr-defined]
+            yield running
 
 
 @pytest.fixture
@@ -127,3 +134,16 @@ def test_what_is_asked_of_a_file_is_asked_of_the_job(stack: RunningStack, server
     record = stack.client().record(done.stdout.strip())
     assert record["metadata"]["core"]["role"] == "labels"
     assert record["metadata"]["quality"]["verified"] == "full"
+
+
+def test_what_was_browsed_is_piped_into_an_ingest(stack: RunningStack) -> None:
+    environment = {**os.environ, "EMPORTER_IDR_BASE_URL": stack.omero}  # type: ignore[attr-defined]
+    command = [str(EMPORTER), "browse", "idr", "dataset", str(DATASET)]
+    found = subprocess.run([*command, "--ids"], env=environment, capture_output=True, text=True, check=True).stdout.split()
+    done = emporter(stack, "ingest", "idr", *found)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [f"idr-{number}" for number in found]
+    asked = subprocess.run([*command, "--requests"], env=environment, capture_output=True, text=True, check=True).stdout
+    watched = emporter(stack, "ingest", "-f", "-", said=asked)
+    assert watched.returncode == 0, watched.stderr
+    assert [line.split("\t")[:3] for line in watched.stdout.splitlines()[1:]] == [["idr", number, "complete"] for number in found]
