@@ -19,6 +19,7 @@ BENCHES: dict[str, list[str]] = {
     "convert": ["tests/bench/convert.py"],
     "blocks": ["tests/bench/blocks.py"],
     "memory": ["tests/bench/memory.py", "1", "4"],
+    "convert-scale": ["tests/bench/convert_scale.py"],
     "catalog": ["tests/bench/catalog.py"],
 }
 
@@ -30,12 +31,16 @@ def section(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda _: block, text) if pattern.search(text) else f"{text.rstrip()}\n\n## {name}\n\n{block}\n"
 
 
-def main(names: list[str]) -> int:
-    """Exit 1 where a bench failed; the sections of the others are written."""
+def main(arguments: list[str]) -> int:
+    """Names, then options for each of them. Exit 1 where a bench failed; the sections of the others are written."""
+    options = [a for n, a in enumerate(arguments) if any(b.startswith("--") for b in arguments[: n + 1])]
+    names = arguments[: len(arguments) - len(options)]
     failed = 0
     for name in names or BENCHES:
         print(f"== {name}", flush=True)
-        done = subprocess.run([sys.executable, *BENCHES[name]], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *BENCHES[name], *options], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+        )
         print(done.stdout, flush=True)
         if done.returncode:
             failed = 1

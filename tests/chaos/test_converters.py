@@ -16,7 +16,7 @@ import tifffile
 import zarr
 
 from converter.recomputing import recomputed
-from converter.testing_fleet import Fleet, fleet, fleet_run
+from converter.testing_fleet import Fleet, cut_small, fleet, fleet_run
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import ConvertTask, Output
 from emporter_contracts.jobs import JobState, JobStatus
@@ -34,18 +34,6 @@ JOB = "chaos"
 OUTPUT = Output(chunk=(16, 32, 32), shard=(16, 32, 64))
 TASK = (32, 64, 128)
 """Eight shards, and one of the level above."""
-
-
-def many_small_tasks(plan: ConversionPlan) -> ConversionPlan:
-    """The plan with a task for every TASK voxels of level 0, level 1 fused with it, and the levels above on their own."""
-    volume = plan.volumes[0]
-    first, second, *others = volume.levels
-    cut = (
-        first.model_copy(update={"task": TASK, "band": TASK}),
-        second.model_copy(update={"task": (16, 32, 64), "band": second.shard, "fused": True}),
-        *(level.model_copy(update={"fused": False, "task": level.shard, "band": level.shard}) for level in others),
-    )
-    return plan.model_copy(update={"volumes": (volume.model_copy(update={"levels": cut}),)})
 
 
 async def publish_again(fleet: Fleet, status: JobStatus, plan: ConversionPlan, rng: random.Random) -> None:
@@ -67,6 +55,10 @@ async def kill_all_along(fleet: Fleet, status: JobStatus, plan: ConversionPlan, 
             while await fleet.done(JOB) < due:
                 await publish_again(fleet, status, plan, rng)
                 await asyncio.sleep(0.02)
+                assert all(process.poll() is None for process in fleet.running), fleet.logs()[-1][-2000:]
+                now = await fleet.jobs.read(JOB)
+                assert now is not None
+                assert now.state.running, f"{now.state} after {killed} kills: {now.error}"
         await asyncio.sleep(rng.uniform(0, 0.15))
         for process in list(fleet.running)[: KILLS - killed]:
             fleet.kill(process)
@@ -81,7 +73,7 @@ async def test_killed_converters_and_doubled_commands_change_no_voxel(tmp_path: 
     data = np.random.default_rng(5).integers(0, 256, shape, "uint8")
     tifffile.imwrite(tmp_path / "chaos.tif", data, photometric="minisblack", compression="zlib")
     run = fleet_run(tmp_path / "chaos.tif", OUTPUT, JOB)
-    plan = many_small_tasks(run.plan())
+    plan = cut_small(run.plan(), TASK)
     assert plan.volumes[0].levels[0].tasks == 10 * layers
     with s3_server(tmp_path / "s3") as store, slow_proxy(int(str(store.s3_endpoint).rsplit(":", 1)[1]), 0.005) as proxy:
         through = store.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{proxy.port}"})

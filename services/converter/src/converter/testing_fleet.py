@@ -18,7 +18,7 @@ from converter.testing import Run, run_of
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import Output
 from emporter_contracts.events import ConvertDone
-from emporter_contracts.geometry import VoxelSize
+from emporter_contracts.geometry import Shape3, VoxelSize
 from emporter_contracts.jobs import JobState, JobStatus
 from emporter_contracts.plans import ConversionPlan, FileRootPath, ManifestObject, PlannedVolume, StoredRequest
 from emporter_readers.array import FileSource
@@ -143,6 +143,19 @@ def fleet_run(path: Path, output: Output, job: str) -> Run:
     run.fetch = run.fetch.model_copy(update={"archive": {}})
     run.manifest = run.manifest.model_copy(update={"objects": (held,), "archive": {}})
     return run
+
+
+def cut_small(plan: ConversionPlan, task: Shape3) -> ConversionPlan:
+    """The plan with a task for every `task` voxels of level 0, level 1 fused with it, and the levels above on their own."""
+    volume = plan.volumes[0]
+    first, second, *others = volume.levels
+    z, y, x = (n // f for n, f in zip(task, second.factor, strict=True))
+    cut = (
+        first.model_copy(update={"task": task, "band": task}),
+        second.model_copy(update={"task": (z, y, x), "band": second.shard, "fused": True}),
+        *(level.model_copy(update={"fused": False, "task": level.shard, "band": level.shard}) for level in others),
+    )
+    return plan.model_copy(update={"volumes": (volume.model_copy(update={"levels": cut}),)})
 
 
 @asynccontextmanager
