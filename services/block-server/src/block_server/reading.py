@@ -22,6 +22,10 @@ AHEAD = 4
 """Slabs of a large box that are being read or sent at once: while one is sent, the next ones are decoded."""
 
 
+TOGETHER = 1024
+"""Boxes begun in one go. Each takes some 30 µs, in which nobody else is served; those of 1,024 share every chunk."""
+
+
 class Part(Protocol):
     """Some voxels of one volume. `begin` asks for them, `bytes` is what they take, `hull` what of the level is read."""
 
@@ -69,12 +73,13 @@ async def in_order(plan: Plan, hold: Hold) -> AsyncGenerator[NDArray[Any], None]
     """
     begun: deque[tuple[Reading, int]] = deque()
     once, waiting, used = plan.at_once >= plan.all_bytes, deque(plan.parts), 0
-    left = plan.output_bytes
+    left, decoded = plan.output_bytes, False
     try:
         while waiting or begun:
             # Issued together: chunks that several parts share are read and decoded once (TensorStore joins them).
             with ts.Batch() as batch:
-                while waiting and (once or not begun or used + waiting[0].needed_bytes <= plan.at_once):
+                until = len(begun) + TOGETHER
+                while waiting and len(begun) < until and (once or not begun or used + waiting[0].needed_bytes <= plan.at_once):
                     part = waiting.popleft()
                     begun.append((part.begin(batch), part.needed_bytes))
                     used += part.needed_bytes
@@ -84,8 +89,9 @@ async def in_order(plan: Plan, hold: Hold) -> AsyncGenerator[NDArray[Any], None]
             used -= needed
             left -= voxels.nbytes
             del voxels
-            if not waiting:
-                hold.shrink(min(hold.bytes, left if all(r.done() for r, _ in begun) else hold.bytes))
+            decoded = decoded or (not waiting and all(one.done() for one, _ in begun))
+            if decoded:
+                hold.shrink(left)
     finally:
         for reading, _ in begun:
             reading.cancel()
