@@ -1,19 +1,34 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from block_server.testing import House, Made, house_on
 from emporter_runtime.testing import file_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SWIFTSHADER = [
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+]
+ZOOM = 4
+"""Pixels of a voxel."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +46,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Mad
 
 def test_the_page_needs_nothing_from_elsewhere(shown):
     house, _ = shown
-    for path in ("/", "/view/shown", "/view/shown@r1"):
+    for path in ("/", "/view/shown", "/view/shown@r1", "/view/shown?plain"):
         answer = httpx.get(house.url + path)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -43,7 +58,7 @@ def test_the_page_needs_nothing_from_elsewhere(shown):
 
 def test_a_plain_name_shows_one_revision_throughout(shown):
     house, _ = shown
-    text = httpx.get(f"{house.url}/view/shown").text
+    text = httpx.get(f"{house.url}/view/shown?plain").text
     assert '"ref": "shown@r1"' in text
 
 
@@ -53,7 +68,7 @@ def test_the_index_links_every_volume_and_trusts_no_description(shown):
     assert '<a href="view/shown@r1">' in text
     assert '<a href="view/names@r1">' in text
     assert "<script>alert" not in text
-    assert "<script>alert" not in httpx.get(f"{house.url}/view/shown").text
+    assert "<script>alert" not in httpx.get(f"{house.url}/view/shown?plain").text
 
 
 def test_an_empty_store_says_so(tmp_path: Path):
@@ -66,7 +81,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWIFTSHADER)
         yield browser
         browser.close()
 
@@ -100,7 +115,7 @@ def pixels(page: Page, axis: str, slice_url: str) -> np.ndarray:
 @pytest.mark.browser
 def test_the_three_canvases_are_the_three_slices(shown, page: Page):
     house, made = shown
-    page.goto(f"{house.url}/view/shown#level=0&z=5&y=6&x=7&window=auto")
+    page.goto(f"{house.url}/view/shown?plain#level=0&z=5&y=6&x=7&window=auto")
     for cut, (axis, index) in enumerate([("z", 5), ("y", 6), ("x", 7)]):
         assert np.array_equal(pixels(page, axis, f"/slice/{axis}/{index}?level=0"), np.take(made.voxels, index, cut))
     expect(page.locator("#position")).to_have_text("z, y, x = 5, 6, 7 (level 0 voxels) = 200.0, 48.0, 56.0 nm")
@@ -109,7 +124,7 @@ def test_the_three_canvases_are_the_three_slices(shown, page: Page):
 @pytest.mark.browser
 def test_sliders_levels_and_contrast_change_what_is_shown_and_the_link(shown, page: Page):
     house, made = shown
-    page.goto(f"{house.url}/view/shown")
+    page.goto(f"{house.url}/view/shown?plain")
     page.locator("#slide-z").fill("11")
     assert np.array_equal(pixels(page, "z", "/slice/z/11?level=0"), made.voxels[11])
     assert "z=11" in page.url
@@ -131,7 +146,7 @@ def test_sliders_levels_and_contrast_change_what_is_shown_and_the_link(shown, pa
 @pytest.mark.browser
 def test_a_click_moves_the_other_two_planes(shown, page: Page):
     house, _ = shown
-    page.goto(f"{house.url}/view/shown#z=5&y=6&x=7")
+    page.goto(f"{house.url}/view/shown?plain#z=5&y=6&x=7")
     box = page.locator("#plane-z").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 20.5 / 40, box["y"] + box["height"] * 9.5 / 30)
     expect(page.locator("#position")).to_contain_text("5, 9, 20")
@@ -140,7 +155,7 @@ def test_a_click_moves_the_other_two_planes(shown, page: Page):
 @pytest.mark.browser
 def test_labels_of_64_bits_and_unknown_sizes_are_shown_too(shown, page: Page):
     house, _ = shown
-    page.goto(f"{house.url}/view/names@r1#z=1&y=2&x=3")
+    page.goto(f"{house.url}/view/names@r1?plain#z=1&y=2&x=3")
     assert pixels(page, "z", "/slice/z/1?level=0").shape == (30, 40)
     expect(page.locator("#position")).to_contain_text("?, 16.0, 24.0 nm")
     expect(page.locator("#fault")).to_be_hidden()
@@ -149,5 +164,114 @@ def test_labels_of_64_bits_and_unknown_sizes_are_shown_too(shown, page: Page):
 @pytest.mark.browser
 def test_a_fault_is_said_on_the_page(shown, page: Page):
     house, _ = shown
-    page.goto(f"{house.url}/view/shown#window=9,1")
+    page.goto(f"{house.url}/view/shown?plain#window=9,1")
     expect(page.locator("#fault")).to_contain_text("empty: write window=low,high")
+
+
+def state_in(page: Page) -> dict[str, Any]:
+    """Neuroglancer's state in the URL."""
+    return json.loads(unquote(urlsplit(page.url).fragment.removeprefix("!")))
+
+
+def found_in(picture: np.ndarray, plane: np.ndarray) -> bool:
+    """Whether a screenshot shows `plane`, each voxel as a square of ZOOM pixels."""
+    big = np.kron(plane, np.ones((ZOOM, ZOOM), plane.dtype))
+    rows, columns = (a - b + 1 for a, b in zip(picture.shape, big.shape, strict=True))
+    # Around the middle of the panel, where the position is.
+    near = [range(max(0, n // 2 - 20), min(n, n // 2 + 20)) for n in (rows, columns)]
+    return any(np.array_equal(picture[y : y + big.shape[0], x : x + big.shape[1]], big) for y in near[0] for x in near[1])
+
+
+@pytest.mark.browser
+def test_neuroglancer_draws_the_very_voxels_of_the_slice(shown, browser: Browser, tmp_path: Path):
+    house, made = shown
+    page = browser.new_page(viewport={"width": 800, "height": 600})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{house.url}/view/shown#z=5&y=15&x=20")
+    expect(page.locator("#zyx")).to_have_text("z, y, x = 5, 15, 20 (level 0 voxels) = 200.0, 120.0, 160.0 nm", timeout=60_000)
+    expect(page.locator("#xyz")).to_have_text("x, y, z = 20, 15, 5")
+    state = state_in(page)
+    assert state["layers"][0]["type"] == "image"
+    bare = {
+        "layout": "xy",
+        "crossSectionScale": 1 / ZOOM,
+        "showAxisLines": False,
+        "showScaleBar": False,
+        "showDefaultAnnotations": False,
+    }
+    # Loaded anew: all that one sees is in the link.
+    page.goto("about:blank")
+    page.goto(f"{house.url}/view/shown#!" + quote(json.dumps(state | bare)))
+    shot = tmp_path / "neuroglancer.png"
+    plane = made.voxels[5]
+
+    def drawn() -> bool:
+        page.screenshot(path=shot)
+        return found_in(np.asarray(Image.open(shot).convert("L")), plane)
+
+    page.wait_for_function("() => document.getElementById('viewer').contentWindow.viewer?.isReady?.() === true", timeout=90_000)
+    for _ in range(100):
+        if drawn():
+            break
+        page.wait_for_timeout(200)
+    else:
+        raise AssertionError("the slice is not on the canvas")
+    assert all(url.startswith((house.url, "blob:", "data:", "about:")) for url in asked), asked
+    page.close()
+
+
+@pytest.mark.browser
+def test_labels_are_a_segmentation_layer(shown, browser: Browser):
+    house, _ = shown
+    page = browser.new_page()
+    page.goto(f"{house.url}/view/names#z=3&y=4&x=5")
+    expect(page.locator("#zyx")).to_contain_text("z, y, x = 3, 4, 5 (level 0 voxels) = ?, 32.0, 40.0 nm", timeout=60_000)
+    assert state_in(page)["layers"][0]["type"] == "segmentation"
+    page.close()
+
+
+def test_labels_lie_over_their_image(tmp_path: Path):
+    with house_on(file_store(tmp_path)) as house:
+        house.commit(Made(np.ones((8, 8, 8), "u1"), name="tissue"))
+        house.commit(Made(np.ones((8, 8, 8), "u4"), name="cells", role="labels", labels_of="tissue"))
+        text = httpx.get(f"{house.url}/view/tissue").text
+    shown = json.loads(re.search(r'id="volume">(.*?)</script>', text)[1])
+    assert [(layer["type"], layer["name"]) for layer in shown["state"]["layers"]] == [
+        ("image", "tissue@r1"),
+        ("segmentation", "cells@r1"),
+    ]
+
+
+def test_what_neuroglancer_cannot_show_is_shown_plainly(tmp_path: Path):
+    with house_on(file_store(tmp_path)) as house:
+        house.commit(Made(np.ones((8, 8, 8), "f8"), name="doubles"))
+        assert 'id="plane-z"' in httpx.get(f"{house.url}/view/doubles").text
+
+
+def test_the_client_is_served_from_its_wheel_and_nothing_else_is(shown):
+    house, _ = shown
+    page = httpx.get(f"{house.url}/neuroglancer/v/client/index.html").text
+    assert "Apache License" in page
+    for name in re.findall(r'(?:src|href)="([^":]+)"', page):
+        assert httpx.get(f"{house.url}/neuroglancer/v/client/{name}").status_code == 200
+    for name in ("nothing.js", "..%2f..%2fserver.py", "..%2findex.html", "%2e%2e", "index.html%00"):
+        assert httpx.get(f"{house.url}/neuroglancer/v/client/{name}").status_code == 404
+
+
+def test_serving_neuroglancer_does_not_import_it():
+    code = "import sys, block_server.app; from block_server.routes.neuroglancer import installed; assert installed(); "
+    subprocess.run(
+        [sys.executable, "-c", code + "sys.exit('neuroglancer' in sys.modules or 'tornado' in sys.modules)"], check=True
+    )
+
+
+def test_the_index_shows_thumbnails_licence_and_state(shown):
+    house, _ = shown
+    text = httpx.get(house.url).text
+    assert "CC0-1.0" in text
+    assert "complete" in text
+    for name in ("shown@r1", "names@r1"):
+        assert f'src="view/{name}/thumbnail"' in text
+        picture = httpx.get(f"{house.url}/view/{name}/thumbnail", follow_redirects=True)
+        assert picture.headers["content-type"] == "image/png"

@@ -129,6 +129,10 @@ class IndexQuery(Query):
     after: Annotated[str, Field(max_length=200)] = ""
 
 
+class ViewQuery(Query):
+    plain: Annotated[str | None, Field(max_length=8, description="if there: three plain slices, without WebGL")] = None
+
+
 def asked(request: Request, model: type[Q]) -> Q:
     """The parameters of a request. Raises InvalidValueError."""
     try:

@@ -1,4 +1,4 @@
-"""Two pages for people: all volumes, and one volume as three orthogonal slices. They need nothing from elsewhere."""
+"""Pages for people: all volumes, and one volume in Neuroglancer or as three plain slices. They need nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import RedirectResponse
 
 from block_server.answers import ASK_AGAIN
 from block_server.arrays import Level, OpenVolume
 from block_server.encoding import window_of
 from block_server.errors import UnsuitableViewError
 from block_server.faults import problems
-from block_server.queries import VOLUME, IndexQuery, asked, documented
-from block_server.rooms import find, rooms_of
-from emporter_contracts.errors import InvalidValueError
+from block_server.queries import VOLUME, IndexQuery, ViewQuery, asked, documented
+from block_server.rooms import Rooms, find, rooms_of
+from block_server.routes import neuroglancer
+from block_server.viewing import showable, state_of
+from emporter_contracts.errors import EmporterError, InvalidValueError
 from emporter_contracts.ids import VolumeRef, is_volume_id
 from emporter_contracts.records import MetadataRecord
+from emporter_runtime.logging import get_logger
 
+log = get_logger(__name__)
 router = APIRouter(tags=["pages"])
 
 ROWS = 200
 """Volumes on one page."""
-HEADERS = {
-    "cache-control": ASK_AGAIN,
-    "content-security-policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:"
-    ),
-    "x-content-type-options": "nosniff",
-}
+THUMBNAIL = 160
+"""Pixels of the longer side that a thumbnail needs not exceed where a level is small enough."""
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
+    "frame-src 'self'"
+)
 HTML: dict[int | str, dict[str, Any]] = {200: {"description": "A page", "content": {"text/html": {}}}}
 
 
@@ -45,33 +50,82 @@ async def index(request: Request) -> Response:
     records = await rooms.volumes.records(page.refs)
     rows = "\n".join(_row(ref, record) for ref, record in zip(page.refs, records, strict=True))
     further = "" if page.cursor is None else f'<a href="?after={page.cursor}">more</a> ·'
-    empty = '<tr><td colspan="5">no volume is committed yet</td></tr>'
-    return _page("index.html", rows=rows or empty, next=further)
+    empty = '<tr><td colspan="9">no volume is committed yet</td></tr>'
+    catalog = rooms.settings.catalog_url.rstrip("/")
+    told = json.dumps({"catalog": catalog}).replace("<", "\\u003c")
+    return _page("index.html", _origin(catalog), rows=rows or empty, next=further, settings=told)
 
 
 @router.get(
     "/view/{v}",  # noqa: FAST003  # `find` takes it
     response_class=Response,
     responses=HTML | problems(400, 404, 410, 502, 503),
-    openapi_extra=documented(None, VOLUME),
+    openapi_extra=documented(ViewQuery, VOLUME),
 )
 async def view(request: Request) -> Response:
-    """Three orthogonal slices of one revision; where one looks is in the link."""
-    found = await find(request)
-    # `<` written so can't end the script element the volume stands in.
-    shown = json.dumps(_shown(found.volume)).replace("<", "\\u003c")
-    return _page("view.html", title=html.escape(str(found.volume.ref)), volume=shown)
+    """One revision in Neuroglancer, with its labels; `?plain`, or where Neuroglancer can't show it: three orthogonal slices.
+
+    Where one looks is in the link: `#z=…&y=…&x=…`, or Neuroglancer's state.
+    """
+    plain = asked(request, ViewQuery).plain is not None
+    volume = (await find(request)).volume
+    title = html.escape(str(volume.ref))
+    if plain or not showable(volume) or neuroglancer.installed() is None:
+        return _page("view.html", title=title, volume=_in_script(_shown(volume)))
+    return _page("neuroglancer.html", title=title, volume=_in_script(await _viewed(rooms_of(request), volume)))
 
 
-def _shown(volume: OpenVolume) -> dict[str, Any]:
-    """What the page needs to know of a volume."""
+@router.get(
+    "/view/{v}/thumbnail",  # noqa: FAST003  # `find` takes it
+    response_class=Response,
+    responses={307: {"description": "Where the picture is"}, **problems(400, 404, 410, 502, 503)},
+    openapi_extra=documented(None, VOLUME),
+)
+async def thumbnail(request: Request) -> Response:
+    """The middle slice of the first level that is small enough, or the last."""
+    volume = (await find(request)).volume
+    level = next((level for level in volume.levels if max(level.shape[1:]) <= THUMBNAIL), volume.levels[-1])
+    where = f"../../v1/volumes/{volume.ref}/slice/z/{level.shape[0] // 2}?level={level.number}&window={_first_window(volume)}"
+    return RedirectResponse(where, 307, headers={"cache-control": ASK_AGAIN})
+
+
+def _in_script(value: dict[str, Any]) -> str:
+    """JSON for a script element: `<` written so can't end the element it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+async def _viewed(rooms: Rooms, volume: OpenVolume) -> dict[str, Any]:
+    """What the page with Neuroglancer needs to know; `@base@` in its state is replaced by where the page was read from."""
+    finest = volume.levels[0]
+    return _known(volume) | {
+        "origin": [t / s for t, s in zip(finest.translation, finest.scale, strict=True)],
+        "state": state_of(volume, await _labels(rooms, volume), "@base@"),
+    }
+
+
+async def _labels(rooms: Rooms, volume: OpenVolume) -> list[OpenVolume]:
+    """The label volumes of an image. One that can't be opened hides nothing of the image."""
+    found = []
+    for name in await rooms.volumes.labels_of(volume.ref.volume):
+        try:
+            found.append(await rooms.volumes.opened(await rooms.volumes.pinned(VolumeRef(name, None))))
+        except EmporterError as error:
+            log.warning("labels_not_shown", volume=name, error=str(error))
+    return found
+
+
+def _known(volume: OpenVolume) -> dict[str, Any]:
+    """What both pages say of a volume."""
     finest, core = volume.levels[0], volume.record.metadata.core
     size = volume.voxel_size_nm(finest)
     facts = [finest.dtype.name, core.role, f"{_nm(size)} nm/voxel", ", ".join(caveat.code for caveat in volume.record.caveats)]
-    return {
-        "ref": str(volume.ref),
-        "facts": " · ".join(fact for fact in facts if fact),
-        "voxel_size_nm": size,
+    return {"ref": str(volume.ref), "facts": " · ".join(fact for fact in facts if fact), "voxel_size_nm": size}
+
+
+def _shown(volume: OpenVolume) -> dict[str, Any]:
+    """What the page of plain slices needs to know of a volume."""
+    finest = volume.levels[0]
+    return _known(volume) | {
         "translation_nm": finest.translation,
         "levels": [{"shape": level.shape, "factor": level.factor, "spacing": _spacing(level, finest)} for level in volume.levels],
         "window": _first_window(volume),
@@ -103,23 +157,44 @@ def _range(record: MetadataRecord) -> str:
 
 def _row(ref: VolumeRef, record: MetadataRecord | None) -> str:
     name = html.escape(str(ref))
+    picture = f'<td><a href="view/{name}"><img loading="lazy" alt="" src="view/{name}/thumbnail"></a></td>'
+    link = f'<td><a href="view/{name}">{name}</a></td>'
     if record is None:
-        return f'<tr><td>{name}</td><td colspan="4">its record can\'t be read</td></tr>'
+        return f'<tr>{picture}<td>{name}</td><td colspan="7">its record can\'t be read</td></tr>'
     core = record.metadata.core
     shape = ", ".join(map(str, core.volume_shape or ()))
-    cells = (shape, core.data_type or "", _nm(core.voxel_size_nm), core.description)
-    return f'<tr><td><a href="view/{name}">{name}</a></td>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+    cells = (str(record.status), shape, core.data_type or "", _nm(core.voxel_size_nm), _licence(record), core.description)
+    links = (
+        f'<a href="v1/volumes/{name}">metadata</a> · <a href="zarr/{name}.ome.zarr/zarr.json">Zarr</a> · '
+        f'<a href="view/{name}?plain">slices</a>'
+    )
+    return f"<tr>{picture}{link}" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + f"<td>{links}</td></tr>"
+
+
+def _licence(record: MetadataRecord) -> str:
+    licence = record.licence
+    return licence.spdx or licence.text or licence.url or "unknown"
+
+
+def _origin(url: str) -> str:
+    """`scheme://host` of a URL, as a content security policy names it; empty where there is none."""
+    parts = urlsplit(url)
+    plain = parts.scheme in {"http", "https"} and not set(parts.netloc) & set(" ;,'\"")
+    return f"{parts.scheme}://{parts.netloc}" if plain else ""
 
 
 def _nm(size: tuple[float | None, float | None, float | None]) -> str:
     return ", ".join("?" if nm is None else f"{nm:g}" for nm in size)
 
 
-def _page(name: str, **parts: str) -> Response:
+def _page(name: str, also: str = "", **parts: str) -> Response:
+    """A page; its scripts may fetch from this service and, where it is given, from the origin `also`."""
     text = _template(name)
     for part, value in parts.items():
         text = text.replace(f"@@{part}@@", value)
-    return Response(text, headers=HEADERS, media_type="text/html; charset=utf-8")
+    policy = POLICY.replace("connect-src 'self'", f"connect-src 'self' {also}".rstrip())
+    headers = {"cache-control": ASK_AGAIN, "content-security-policy": policy, "x-content-type-options": "nosniff"}
+    return Response(text, headers=headers, media_type="text/html; charset=utf-8")
 
 
 @cache
