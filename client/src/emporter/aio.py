@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import quote
 
 from emporter import paths
 from emporter.connection import Connection, connection_to
@@ -114,6 +115,26 @@ class AsyncClient:
         """Go on with a failed or cancelled job where it stopped. Raises RefusedByServiceError."""
         return await self._bus.control(job, Control(action="retry"))
 
+    async def pause(self, job: str) -> Accepted:
+        """Let a job rest; nothing that is done is lost. Raises RefusedByServiceError where it has ended."""
+        return await self._bus.control(job, Control(action="pause"))
+
+    async def resume(self, job: str) -> Accepted:
+        """Let a paused job go on. Raises RefusedByServiceError where it is not paused."""
+        return await self._bus.control(job, Control(action="resume"))
+
+    async def annotate(self, volume: str, key: str, value: str) -> None:
+        """Set an annotation. Raises RefusedByServiceError."""
+        await self._web.write("PUT", _annotation(volume, key), {"value": value})
+
+    async def unannotate(self, volume: str, key: str) -> None:
+        """Take an annotation away. Raises RefusedByServiceError."""
+        await self._web.write("DELETE", _annotation(volume, key))
+
+    async def citation(self, volumes: Sequence[str], form: Literal["bibtex", "csl"] = "bibtex") -> str:
+        """How to cite volumes, each dataset and publication once."""
+        return await self._web.text("/v1/citations", {"volume": list(volumes), "format": form})
+
     async def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
         """Every job the catalog knows, the newest first."""
         found = self._web.items("/v1/jobs", state=state, source=source)
@@ -162,3 +183,7 @@ class AsyncClient:
 
             self._web_client = WebClient(self.connection)
         return self._web_client
+
+
+def _annotation(volume: str, key: str) -> str:
+    return f"/v1/volumes/{quote(volume, safe='')}/annotations/{quote(key, safe='')}"

@@ -15,7 +15,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from emporter import paths
 from emporter.aio import AsyncClient
@@ -138,6 +138,26 @@ class Client:
     def retry(self, job: str) -> Accepted:
         """Go on with a failed or cancelled job where it stopped. Raises RefusedByServiceError."""
         return self._thread.run(self._async.retry(job))
+
+    def pause(self, job: str) -> Accepted:
+        """Let a job rest; nothing that is done is lost. Raises RefusedByServiceError where it has ended."""
+        return self._thread.run(self._async.pause(job))
+
+    def resume(self, job: str) -> Accepted:
+        """Let a paused job go on. Raises RefusedByServiceError where it is not paused."""
+        return self._thread.run(self._async.resume(job))
+
+    def annotate(self, volume: str, key: str, value: str) -> None:
+        """Set an annotation. Raises RefusedByServiceError."""
+        self._thread.run(self._async.annotate(volume, key, value))
+
+    def unannotate(self, volume: str, key: str) -> None:
+        """Take an annotation away. Raises RefusedByServiceError."""
+        self._thread.run(self._async.unannotate(volume, key))
+
+    def citation(self, volumes: Sequence[str], form: Literal["bibtex", "csl"] = "bibtex") -> str:
+        """How to cite volumes, each dataset and publication once."""
+        return self._thread.run(self._async.citation(volumes, form))
 
     def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
         """Every job the catalog knows, the newest first."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -52,6 +53,21 @@ class WebClient:
         """The metadata record of a volume, with where its job stands and links."""
         found: Document = (await self._get(self._catalog(f"/v1/volumes/{ref}"), {})).json()
         return found
+
+    async def text(self, path: str, params: Document) -> str:
+        """The catalog's answer to a GET, as text."""
+        return (await self._get(self._catalog(path), params)).text
+
+    async def write(self, method: Literal["PUT", "DELETE"], path: str, body: Document | None = None) -> None:
+        """Change something in the catalog, with EMPORTER_CATALOG_TOKEN where there is one."""
+        url, token = self._catalog(path), os.environ.get("EMPORTER_CATALOG_TOKEN")
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        try:
+            answer = await self._http.request(method, url, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise _unreachable(url, error) from error
+        if not answer.is_success:
+            raise _refusal(answer)
 
     @asynccontextmanager
     async def table(self, kind: str) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -99,8 +100,10 @@ class Workers:
         task = asyncio.current_task()
         assert task is not None
         beat = asyncio.create_task(self._beating(command, delivery, work, task), name=f"beat {command.job}")
+        began = time.monotonic()
         try:
             yield work
+            log.info("done", command=type(command).__name__, seconds=round(time.monotonic() - began, 3))
         except asyncio.CancelledError:
             if not work.stopped or task.uncancel() > 0:
                 raise

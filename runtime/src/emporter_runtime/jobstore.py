@@ -255,10 +255,21 @@ class JobStore:
                 if after.event_id != identity:
                     raise
             else:
+                _log_change(last.status, new)
                 return new
             last = await self._last(job)
             if last.event_id == identity and last.status is not None:
                 return last.status
+
+
+def _log_change(before: JobStatus | None, status: JobStatus) -> None:
+    """What an operator wants to read later: moves and waits, not every count."""
+    if before is not None and (before.run, before.state, before.waiting) == (status.run, status.state, status.waiting):
+        return
+    waiting = {"waiting": status.waiting.reason} if status.waiting else {}
+    error = {"code": status.error.code, "message": status.error.message} if status.error else {}
+    run = {"job": status.job, "revision": status.revision, "generation": status.generation}
+    log.info("job", **run, state=str(status.state), **waiting, **error)
 
 
 def tally(done: int, total: int, bytes_done: int, bytes_total: int) -> Tally:

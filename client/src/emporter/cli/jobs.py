@@ -1,4 +1,4 @@
-"""`emporter jobs | status | watch | cancel | retry`."""
+"""`emporter jobs | status | watch | cancel | retry | pause | resume`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     app.command()(watch)
     app.command()(cancel)
     app.command()(retry)
+    app.command()(pause)
+    app.command()(resume)
 
 
 def list_jobs(
@@ -75,6 +77,16 @@ def cancel(job: Job, json: Json = False, stack: Stack = None) -> None:
 def retry(job: Job, json: Json = False, stack: Stack = None) -> None:
     """Go on with a failed or cancelled job where it stopped."""
     _print_accepted(with_client(stack, lambda client: client.retry(job)), json=json)
+
+
+def pause(job: Job, json: Json = False, stack: Stack = None) -> None:
+    """Let a job rest; what is done stays."""
+    _print_accepted(with_client(stack, lambda client: client.pause(job)), json=json)
+
+
+def resume(job: Job, json: Json = False, stack: Stack = None) -> None:
+    """Let a paused job go on."""
+    _print_accepted(with_client(stack, lambda client: client.resume(job)), json=json)
 
 
 def _print_accepted(accepted: Accepted, *, json: bool) -> None:

@@ -39,20 +39,32 @@ def connection(stack: str | None) -> Connection:
 
 def operator_settings(stack: str | None) -> Settings:
     """The services' settings: DIR/operator.json, or EMPORTER_… in the environment. Raises NoStackError."""
+    from emporter_runtime.settings import Settings
+
+    given = _operator(stack)
+    return Settings.model_validate(given) if given else Settings()
+
+
+def operator_environment(stack: str | None) -> dict[str, str]:
+    """The same as a service reads them, EMPORTER_… by name; empty where the environment has them already."""
+    return {f"EMPORTER_{name.upper()}": str(value) for name, value in _operator(stack).items() if value is not None}
+
+
+def _operator(stack: str | None) -> dict[str, Any]:
     import json
 
     from emporter.errors import NoStackError
-    from emporter_runtime.settings import Settings
 
     where = connection(stack)
     if where.stack is None:
-        return Settings()
+        return {}
     try:
-        return Settings.model_validate(json.loads(where.stack.operator.read_text()))
+        found: dict[str, Any] = json.loads(where.stack.operator.read_text())
     except OSError as error:
         raise NoStackError(
             f"{where.stack.operator} can't be read: {error.strerror}", hint="ask whoever runs this stack"
         ) from error
+    return found
 
 
 def with_client(stack: str | None, do: Callable[[AsyncClient], Awaitable[T]]) -> T:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from emporter.cli.options import Json, Stack, operator_settings
-
-if TYPE_CHECKING:
-    from emporter_runtime.settings import Settings
+from emporter.cli.options import Json, Stack, operator_environment
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +28,7 @@ def verify(
 
     ref = VolumeRef.parse(volume)
     findings = []
-    for said in _audit(operator_settings(stack), str(ref)):
+    for said in _audit(operator_environment(stack), str(ref)):
         if "what" not in said:
             if not json:
                 print(f"{said['volume']}@r{said['revision']}")
@@ -44,7 +41,7 @@ def verify(
     return 0 if all(finding["well"] for finding in findings) else 1
 
 
-def _audit(settings: Settings, ref: str) -> Iterator[dict[str, Any]]:
+def _audit(environment: dict[str, str], ref: str) -> Iterator[dict[str, Any]]:
     """What the converter's own audit says, line by line: it knows every format the raw objects may have. Raises AuditError."""
     import json
     import os
@@ -54,8 +51,8 @@ def _audit(settings: Settings, ref: str) -> Iterator[dict[str, Any]]:
     from emporter.errors import AuditError
 
     command = [sys.executable, "-P", "-m", "converter.auditing", ref]
-    environment = {**os.environ, **_environment(settings)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own module
+    given = {**os.environ, **environment}
+    with subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own module
         assert process.stdout is not None
         for line in process.stdout:
             said = json.loads(line)
@@ -64,12 +61,3 @@ def _audit(settings: Settings, ref: str) -> Iterator[dict[str, Any]]:
             yield said
     if process.returncode not in (0, 1):
         raise AuditError(f"the audit ended with status {process.returncode}", hint="what it printed above says why")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as a service reads them."""
-    from pydantic import SecretStr
-
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in given.items()}
-    return {f"EMPORTER_{name.upper()}": str(value) for name, value in plain.items() if value is not None}

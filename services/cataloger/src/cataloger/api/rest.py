@@ -113,7 +113,7 @@ def _citations(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get("/v1/citations")
     async def citations(asked: Annotated[VolumeList, Query()], request: Request) -> Response:
-        """How to cite the volumes named by `volume=` (again for each), else all of a page of the list; `format=csl` for CSL-JSON."""
+        """How to cite the volumes named by `volume=` (again for each), else those of a page of the list; or `format=csl`."""
         form = request.query_params.get("format", "bibtex")
         if form not in MEDIA_TYPES:
             raise InvalidQueryError(f"format={form[:40]!r} is not known", hint=f"one of {', '.join(MEDIA_TYPES)}")
