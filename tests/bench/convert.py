@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
 import tensorstore as ts
 from convert_inputs import INPUTS, Input, made, phantom, shape_of
@@ -211,7 +212,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="contenders beside emporter core")
     parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "emporter-bench-convert.json")
     parser.add_argument("--again", action="store_true", help="forget what an earlier run measured")
+    parser.add_argument("--rss", action="store_true", help="only: peak memory of the whole path at 1, 4 and 16 GB")
     arguments = parser.parse_args()
+    if arguments.rss:
+        memory.main(["--rss"])
+        return
     state: dict[str, Any] = {"size": arguments.size, "inputs": {}}
     if arguments.state.exists() and not arguments.again:
         kept = json.loads(arguments.state.read_text())
