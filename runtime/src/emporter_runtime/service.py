@@ -28,6 +28,10 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Await
     """
     try:
         settings = settings_type()
+    except EmporterError as error:
+        configure_logging(service)
+        log.critical("settings_wrong", reason=error.message, hint=error.hint)
+        return 2
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         configure_logging(service)

@@ -1,4 +1,7 @@
-"""Settings every service reads from the environment, prefix EMPORTER_. A service adds its own in its `settings.py`."""
+"""Settings every service reads from the environment, prefix EMPORTER_, and below it from config.yaml (config.py).
+
+A service adds its own in its `settings.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from emporter_runtime.config import ConfigFile
 
 
 class StoreSettings(BaseSettings):
@@ -24,6 +29,18 @@ class StoreSettings(BaseSettings):
     store_disk: Path | None = None
     """Folder whose free space is the store's, where the store runs on this machine."""
     store_quota_bytes: int | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment, then config.yaml."""
+        return (init_settings, env_settings, dotenv_settings, file_secret_settings, ConfigFile(settings_cls))
 
 
 class HttpSettings(StoreSettings):
