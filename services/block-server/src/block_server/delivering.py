@@ -102,11 +102,7 @@ async def deliver(
     telemetry.count_voxels(parts)
     if isinstance(form, Form) and form.encoding in {"zstd", "blosc"}:
         return await _whole(request, rooms, parts, form, headers, timing)
-    most = rooms.decoding.limit // 2
-    if not together:
-        most = min(most, AHEAD * max(part.needed_bytes for part in parts))
-    plan = planned(parts, most)
-    hold = await _held(request, rooms, plan.at_once + _converted(parts, form))
+    plan, hold = await _admitted(request, rooms, parts, _converted(parts, form), together=together)
     timing.over("wait")
     try:
         async with _named(rooms, parts):
@@ -123,6 +119,22 @@ async def deliver(
         return PiecewiseResponse(pieces, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
     body = _body(head, voxels, rest, form)
     return PiecewiseResponse(body, len(head) + length, headers=said, media_type=form.media_type, hold=hold)
+
+
+async def _admitted(request: Request, rooms: Rooms, parts: Sequence[Part], beside: int, *, together: bool) -> tuple[Plan, Hold]:
+    """How parts are read, and the memory for it, with `beside` bytes more. Half of what there is is for one request, all of it if
+    that is free just now and parts can share their chunks then.
+    """
+    limit = rooms.decoding.limit
+    if together:
+        whole = planned(parts, limit)
+        hold = rooms.decoding.hold_now(whole.at_once + beside) if whole.at_once >= whole.all_bytes else None
+        if hold is not None:
+            return whole, hold
+        plan = planned(parts, limit // 2)
+    else:
+        plan = planned(parts, min(limit // 2, AHEAD * max(part.needed_bytes for part in parts)))
+    return plan, await _held(request, rooms, plan.at_once + beside)
 
 
 async def _held(request: Request, rooms: Rooms, wanted: int) -> Hold:
