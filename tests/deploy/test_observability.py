@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +50,21 @@ def asked(expression: str) -> set[str]:
 def test_a_panel_asks_for_metrics_that_exist(target: dict[str, str]) -> None:
     assert asked(target["expr"])
     assert asked(target["expr"]) <= counted() | OTHERS
+
+
+def rules() -> list[dict[str, Any]]:
+    text = (ROOT / "deploy" / "grafana" / "provisioning" / "alerting" / "emporter.yml").read_text()
+    found: list[dict[str, Any]] = yaml.safe_load(text)["groups"][0]["rules"]
+    return found
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["uid"])
+def test_an_alert_asks_for_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
+    expression = rule["data"][0]["model"]["expr"]
+    assert asked(expression)
+    assert asked(expression) <= counted() | OTHERS
+    assert rule["condition"] in {part["refId"] for part in rule["data"]}
+    assert rule["annotations"]["summary"]
 
 
 def test_every_counter_of_ours_is_drawn() -> None:

@@ -18,6 +18,7 @@ FAILURES = Counter(
 )
 STORED_BYTES = Counter("emporter_raw_stored_bytes_total", "Bytes of raw objects stored or hashed in place", ["source"])
 SHARDS = Counter("emporter_shards_written_total", "Shards put into the store")
+GATES = Counter("emporter_quality_gates_judged_total", "Quality gates judged, by what they said", ["gate", "verdict"])
 LOOKS = Counter("emporter_steward_looks_total", "Times a steward counted a job", ["stage"])
 
 

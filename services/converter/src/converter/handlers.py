@@ -16,6 +16,7 @@ from emporter_contracts import storage, subjects
 from emporter_contracts.commands import ConvertTask, FinishVolume, IngestRequest, JobCommand, PlanConversion
 from emporter_contracts.events import ConvertDone, RawManifestComplete, ShardWritten
 from emporter_contracts.plans import ConversionPlan, FetchPlan, Manifest, VolumePlan
+from emporter_contracts.records import MetadataRecord
 from emporter_readers.protocol import Reader
 from emporter_runtime.bus import Bus, Delivery
 from emporter_runtime.deadletters import handle_dead_letters
@@ -25,7 +26,7 @@ from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.stewarding import Steward
-from emporter_runtime.telemetry import SHARDS
+from emporter_runtime.telemetry import GATES, SHARDS
 
 READERS_KEPT = 4
 """Open readers a process keeps: opening a TIFF of a thousand pages reads a thousand headers."""
@@ -141,8 +142,16 @@ def _register_finish(rooms: Rooms) -> None:
                 work.check,
                 rooms.policy,
             )
+            await _count_gates(rooms, command)
             await say_complete(rooms.bus, command, command.volume, digest)
             rooms.steward.soon(command.job)
+
+
+async def _count_gates(rooms: Rooms, command: FinishVolume) -> None:
+    """What the gates said of a volume, for whoever watches; a finish that is done twice counts twice."""
+    body = await rooms.objects.get(storage.VOLUMES, storage.record(command.volume, command.revision))
+    for gate in MetadataRecord.model_validate_json(body).metadata.quality.gates:
+        GATES.labels(gate.gate, gate.verdict).inc()
 
 
 def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest, request: IngestRequest) -> ConversionPlan:
