@@ -18,6 +18,7 @@ import psutil
 from converter.counting import RunCount
 from converter.testing import a_volume, run_of
 from converter.testing_scale import NullReader, simulated
+from emporter_runtime.logging import configure_logging
 
 EDGES = (10_000, 100_000)
 
@@ -58,4 +59,5 @@ async def main(seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0)
+    configure_logging("bench", "error")
     asyncio.run(main(parser.parse_args().seconds))

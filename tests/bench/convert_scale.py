@@ -18,6 +18,7 @@ import tifffile
 
 from converter.testing_fleet import Fleet, cut_small, fleet, fleet_run
 from emporter_contracts.commands import Output
+from emporter_runtime.logging import configure_logging
 from emporter_runtime.testing import s3_server
 from emporter_runtime.testing_proxy import slow_proxy
 
@@ -70,4 +71,5 @@ async def main(rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    configure_logging("bench", "error")
     asyncio.run(main(parser.parse_args().rounds))
