@@ -10,7 +10,22 @@ from typing import Annotated
 
 import typer
 
-from emporter.cli import browse, catalog, demo, doctor, ingest, inspect, jobs, operator, sample, up, verify
+from emporter.cli import (
+    annotating,
+    browse,
+    catalog,
+    demo,
+    doctor,
+    ingest,
+    inspect,
+    jobs,
+    link,
+    operator,
+    sample,
+    storing,
+    up,
+    verify,
+)
 from emporter.cli.options import set_stack
 
 MISTAKE = 2
@@ -50,7 +65,7 @@ def root(
     set_stack(stack)
 
 
-for _module in (up, demo, ingest, inspect, browse, jobs, catalog, sample, operator, verify, doctor):
+for _module in (up, demo, ingest, inspect, browse, jobs, catalog, link, sample, annotating, storing, operator, verify, doctor):
     _module.register(app)
 
 
