@@ -7,7 +7,7 @@ import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
@@ -85,7 +85,8 @@ async def thumbnail(request: Request) -> Response:
     """The middle slice of the first level that is small enough, or the last."""
     volume = (await find(request)).volume
     level = next((level for level in volume.levels if max(level.shape[1:]) <= THUMBNAIL), volume.levels[-1])
-    where = f"../../v1/volumes/{volume.ref}/slice/z/{level.shape[0] // 2}?level={level.number}&window={_first_window(volume)}"
+    asking = urlencode({"level": level.number, "window": _first_window(volume)})
+    where = f"../../v1/volumes/{volume.ref}/slice/z/{level.shape[0] // 2}?{asking}"
     return RedirectResponse(where, 307, headers={"cache-control": ASK_AGAIN})
 
 
