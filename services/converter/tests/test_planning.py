@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -209,3 +212,21 @@ def test_levels_say_where_their_first_voxel_lies() -> None:
 
 def test_the_base_is_not_for_voxels() -> None:
     assert working_memory(GIB) == GIB - BASE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "cell", "memory"),
+    [
+        ((128, 1024, 1024), "uint8", (1, 1024, 1024), 512),
+        ((96, 1536, 1536), "uint16", (1, 64, 1536), 768),
+        ((64, 2048, 2048), "uint16", (1, 2048, 2048), 1024),
+        ((256, 512, 512), "float32", (64, 64, 64), 768),
+    ],
+)
+def test_what_a_process_holds_is_what_was_planned_within_a_quarter(
+    shape: tuple[int, int, int], dtype: str, cell: tuple[int, int, int], memory: int
+) -> None:
+    asked = json.dumps({"shape": shape, "dtype": dtype, "cell": cell, "memory": memory * MIB})
+    command = [sys.executable, "-m", "converter.testing_memory", asked]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.75 * found["planned"] <= found["grew"] <= 1.25 * found["planned"]

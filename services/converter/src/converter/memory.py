@@ -36,17 +36,20 @@ def working_memory(memory_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TaskMemory:
-    """What one task holds, in voxels: a `band`, the largest `shard`, `live` of fused levels, a `cell` of the source."""
+    """What one task of so many `bands` holds, in voxels: a `band`, the largest `shard`, `live` of fused levels, a `cell` of the
+    source.
+    """
 
     itemsize: int
     band: Shape3
     shard: int
     live: int
     cell: int
+    bands: int = BANDS
 
     @property
     def bytes(self) -> int:
-        bands = BANDS * math.prod(self.band)
+        bands = min(BANDS, self.bands) * math.prod(self.band)
         encoding = THREADS * ENCODED * self.shard
         # A cell is held as it came and decoded; a piece holds whole cells, or is part of one.
         reading = readers_of(self.cell * self.itemsize) * 2 * max(self.cell, PIECE_BYTES // self.itemsize)

@@ -175,7 +175,8 @@ def _held(grids: list[Grid], base: int, fused: int, band: Shape3, task: Shape3, 
     levels = grids[base : base + fused + 1]
     shard = max(math.prod(_within(g.shard, g.rung.shape)) for g in levels)
     live = sum(_live(g, grids[base], band, task) for g in levels[1:])
-    return TaskMemory(itemsize, _within(band, grids[base].rung.shape), shard, live, cells.size).bytes
+    bands = math.prod(grid_shape(_within(task, grids[base].rung.shape), band))
+    return TaskMemory(itemsize, _within(band, grids[base].rung.shape), shard, live, cells.size, bands).bytes
 
 
 def _live(grid: Grid, base: Grid, band: Shape3, task: Shape3) -> int:
