@@ -41,10 +41,10 @@ class Receiver:
         return RedirectResponse("http://127.0.0.1:1/") if self.answer == 307 else PlainTextResponse("", self.answer)
 
     @asynccontextmanager
-    async def up(self):
-        app = Starlette(routes=[Route("/hook", self.take, methods=["POST"])])
-        async with serving(app, "127.0.0.1", 0) as port:
-            yield f"http://127.0.0.1:{port}/hook"
+    async def up(self, port: int = 0):
+        app = Starlette(routes=[Route(path, self.take, methods=["POST"]) for path in ("/hook", "/api/v1/lineage")])
+        async with serving(app, "127.0.0.1", port) as bound:
+            yield f"http://127.0.0.1:{bound}/hook"
 
 
 class WebhookSuite:
@@ -113,6 +113,31 @@ class WebhookSuite:
             await sender.send_due()
             assert [json.loads(body)["data"]["state"] for _, body in receiver.got] == ["pending", "pending", "processing"]
             assert await hooks.deliveries(hook["id"], "pending", 10) == []
+
+    async def test_a_receiver_that_is_down_gets_all_it_missed_in_order_once_it_is_up(self, world, hooks, sender):
+        receiver = Receiver()
+        async with receiver.up() as url:
+            hook = await hooks.subscribe(Subscription(url=url))
+        await world.hear(a_status("pending"), a_status("processing", version=2))
+        await sender.send_due()
+        assert receiver.got == []
+        assert len(await hooks.deliveries(hook["id"], "pending", 10)) == 2
+        async with receiver.up(int(url.split(":")[2].split("/")[0])):
+            await self.due_now(world)
+            await sender.send_due()
+        assert [json.loads(body)["data"]["state"] for _, body in receiver.got] == ["pending", "processing"]
+
+    async def test_what_a_killed_sender_had_taken_is_sent_by_another_after_its_lease(self, world, hooks, sender):
+        receiver = Receiver()
+        async with receiver.up() as url:
+            hook = await hooks.subscribe(Subscription(url=url))
+            await world.hear(a_status())
+            await Sender(world.database, Post(allow_private=True))._claim(hook["id"])
+            await sender.send_due()
+            assert receiver.got == []
+            await self.due_now(world)
+            await sender.send_due()
+            assert len(receiver.got) == 1
 
     async def test_a_receiver_that_never_answers_well_ends_in_a_dead_letter_that_can_be_sent_again(self, world, hooks, sender):
         receiver = Receiver()
@@ -190,6 +215,23 @@ class WebhookSuite:
         told = [json.loads(line) for line in file.read_text().splitlines()]
         assert [e["eventType"] for e in told] == ["START", "COMPLETE"]
         assert told[-1]["outputs"][0]["name"] == f"{JOB}@r1"
+
+    async def test_runs_are_told_to_openlineage_over_http_and_again_where_it_did_not_take_them(self, world):
+        receiver = Receiver()
+        receiver.answer = 500
+        world.intake = Intake(world.database, world.objects, world.feed, states_also_to=[LINEAGE])
+        async with receiver.up() as url:
+            backend = Backend(url.removesuffix("/hook"), None)
+            sender = Sender(world.database, Post(allow_private=True), LineageSender(world.database, backend))
+            await world.hear(a_status(), a_status("processing", version=2), await world.finished())
+            await sender.send_due()
+            assert len(receiver.got) == 1
+            receiver.answer = 201
+            await world.hear(a_status("complete", version=9, volumes=(JOB,), committed=(JOB,)))
+            await self.due_now(world)
+            await sender.send_due()
+        told = [json.loads(body)["eventType"] for _, body in receiver.got]
+        assert told == ["START", "START", "COMPLETE"]
 
 
 class TestWebhooksOnSqlite(WebhookSuite):
