@@ -271,7 +271,7 @@ class Commit(Message):
 
 
 class Hold(Message):
-    """`held/<revision>.json`: this revision is committed and can be read by its number, but is not current until it is released."""
+    """`held/<revision>.json`: committed and readable by its number, but not current until it is released."""
 
     volume: str
     revision: int

@@ -95,7 +95,7 @@ Verdict = Literal["pass", "warn", "fail"]
 
 
 class GateResult(Message):
-    """What one quality gate found. `slices` are indices z of level 0 the finding is about, ascending, the first hundred of them."""
+    """What one quality gate found. `slices` are indices z of level 0 the finding is about, the first hundred, ascending."""
 
     gate: str
     verdict: Verdict

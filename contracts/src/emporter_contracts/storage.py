@@ -118,7 +118,7 @@ def held_prefix(volume: str) -> str:
 
 
 def hold(volume: str, revision: int) -> str:
-    """Says that a committed revision does not become current: a quality gate failed. Written before the commit, deleted to release."""
+    """Keeps a committed revision from becoming current: a gate failed. Written before the commit, deleted to release."""
     return f"{volume}/held/{revision:0{COMMIT_DIGITS}}.json"
 
 
