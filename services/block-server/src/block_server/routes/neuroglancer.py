@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,11 +70,3 @@ async def client(request: Request) -> Response:
 def _page(folder: Path) -> str:
     text = (folder / "index.html").read_text(encoding="utf-8")
     return text.replace("<head>", f"<head>{CONNECTED}", 1)
-
-
-def client_version() -> str:
-    """Of the wheel; empty where it is not there."""
-    try:
-        return version("neuroglancer")
-    except PackageNotFoundError:
-        return ""
