@@ -23,7 +23,7 @@ from emporter_runtime.testing import s3_server
 from emporter_runtime.testing_proxy import slow_proxy
 
 DELAY = 0.02
-SHAPE = (128, 512, 512)
+SHAPE = (128, 512, 256)
 
 
 async def seconds(many: Fleet, path: Path, job: str, processes: int) -> tuple[float, float]:
