@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -282,3 +284,41 @@ def test_the_index_shows_thumbnails_licence_and_state(shown):
         assert f'src="view/{name}/thumbnail"' in text
         picture = httpx.get(f"{house.url}/view/{name}/thumbnail", follow_redirects=True)
         assert picture.headers["content-type"] == "image/png"
+
+
+class Catalog(BaseHTTPRequestHandler):
+    """A catalog with one job: running in the list, and complete in its stream."""
+
+    def do_GET(self) -> None:
+        stages = {"fetch": {"done": 1, "total": 2}, "convert": {"done": 0, "total": 0}}
+        job = {"job": "idr-1", "state": "processing", "waiting": None, "error": None, **stages}
+        self.send_response(200)
+        self.send_header("access-control-allow-origin", "*")
+        if self.path.endswith("/stream"):
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(f"event: state\ndata: {json.dumps(job | {'state': 'complete'})}\n\n".encode())
+            return
+        self.end_headers()
+        self.wfile.write(json.dumps({"items": [job], "next": None}).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Not to be said."""
+
+
+@pytest.mark.browser
+def test_the_index_follows_running_jobs_and_works_without_the_catalog(tmp_path: Path, page: Page):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Catalog)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    catalog = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with house_on(file_store(tmp_path), catalog_url=catalog) as house:
+            page.goto(house.url)
+            expect(page.locator("#jobs tbody")).to_contain_text("idr-1complete 50 %", timeout=30_000)
+    finally:
+        server.shutdown()
+        server.server_close()
+    with house_on(file_store(tmp_path), catalog_url=catalog) as house:
+        page.goto(house.url)
+        expect(page.locator("body")).to_contain_text("no volume is committed yet")
+        expect(page.locator("#jobs")).to_be_hidden()

@@ -96,6 +96,7 @@ def running(settings: BlockServerSettings) -> Iterator[str]:
     config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, loop="uvloop", lifespan="on")
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen()  # who asks before it is up waits, rather than being refused
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="block-server")
     thread.start()
     try:
