@@ -300,7 +300,7 @@ class Catalog(BaseHTTPRequestHandler):
             self.wfile.write(f"event: state\ndata: {json.dumps(job | {'state': 'complete'})}\n\n".encode())
             return
         self.end_headers()
-        self.wfile.write(json.dumps({"items": [job], "next": None}).encode())
+        self.wfile.write(json.dumps({"items": [job], "cursor": None}).encode())
 
     def log_message(self, *_: object) -> None:
         """Not to be said."""
