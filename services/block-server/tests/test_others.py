@@ -68,3 +68,13 @@ def test_what_is_no_cutout_is_a_problem_with_a_hint(web: httpx.Client, phantom: 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["hint"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/cutout/{}/{}/thin/0/0:1/0:1/0:1", "/api/node/{}/thin/raw/0_1_2/1_1_1/0_0_0", "/api/node/{}/thin/specificblocks"]
+)
+@pytest.mark.parametrize("name", ["%0d%0ax-forged:%201", "\u00fc", "%e2%82%ac"])
+def test_names_that_mean_nothing_can_not_forge_headers(web: httpx.Client, phantom: Made, path: str, name: str):
+    answer = web.get(path.format(name, name), timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_pinned")
+    assert "x-forged" not in answer.headers

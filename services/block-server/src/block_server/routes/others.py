@@ -61,7 +61,7 @@ async def boss_cutout(request: Request) -> Response:
     """`x0:x1/y0:y1/z0:z1` of a volume, at a resolution (level). The channel is a volume, the names above it are free."""
     timing = Timing()
     given = request.path_params
-    volume = await find_pinned(request, lambda ref: f"v1/cutout/{given['collection']}/{given['experiment']}/{ref}/0/0:1/0:1/0:1")
+    volume = await find_pinned(request, lambda ref: f"v1/cutout/any/any/{ref}/0/0:1/0:1/0:1")
     level = _level(volume, given["resolution"])
     x, y, z = (_bounds(given[name]) for name in "xyz")
     box = Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
@@ -87,7 +87,7 @@ async def dvid_raw(request: Request) -> Response:
     """`sx_sy_sz/ox_oy_oz` of a volume at full resolution. The uuid may be anything: the name is pinned."""
     timing = Timing()
     given = request.path_params
-    volume = await find_pinned(request, lambda ref: f"api/node/{given['uuid']}/{ref}/raw/0_1_2/1_1_1/0_0_0")
+    volume = await find_pinned(request, lambda ref: f"api/node/any/{ref}/raw/0_1_2/1_1_1/0_0_0")
     size, offset = _triple(given["size"]), _triple(given["offset"])
     if not all(size):
         raise InvalidValueError("a size of 0 holds no voxel", hint="write sx_sy_sz, each 1 or more")
@@ -112,8 +112,8 @@ async def dvid_blocks(request: Request) -> Response:
     lies outside is 0, as DVID has it.
     """
     timing = Timing()
-    given, query = request.path_params, asked(request, BlocksQuery)
-    volume = await find_pinned(request, lambda ref: f"api/node/{given['uuid']}/{ref}/specificblocks")
+    query = asked(request, BlocksQuery)
+    volume = await find_pinned(request, lambda ref: f"api/node/any/{ref}/specificblocks")
     if query.compression != "uncompressed":
         raise UnsuitableViewError("blocks are given as they are only", hint="say compression=uncompressed")
     level = volume.levels[0]
