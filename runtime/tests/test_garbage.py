@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from emporter_contracts import storage, subjects
 from emporter_contracts.events import RawObjectStored
 from emporter_contracts.geometry import VoxelSize
+from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import (
     Commit,
@@ -24,11 +27,12 @@ from emporter_contracts.plans import (
     Segments,
 )
 from emporter_runtime.bus import Bus
-from emporter_runtime.commits import committed, removed
+from emporter_runtime.commits import committed, current, removed
 from emporter_runtime.garbage import Collected, Collector
 from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
+from emporter_runtime.removal import remove
 from emporter_runtime.runs import RunNote
 from emporter_runtime.testing_bus import provisioned
 
@@ -172,6 +176,93 @@ async def test_superseded_revisions_go_only_where_told_and_never_young_ones(tmp_
         assert (await yard.collect(keep=1)).revisions == ["v@r1"]
         assert await removed(yard.objects, "v") == {1}
         assert await committed(yard.objects, "v") == {1, 2, 3}
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+class Killer:
+    """Ends whoever deletes for the n-th time, with half of the objects gone."""
+
+    def __init__(self, objects: Objects, n: int) -> None:
+        self._delete = objects.delete
+        self._left = n
+
+    async def delete(self, bucket: str, keys: list[str]) -> None:
+        if not keys:
+            return
+        self._left -= 1
+        if self._left < 0:
+            await self._delete(bucket, keys[: len(keys) // 2])
+            raise KilledError
+        await self._delete(bucket, keys)
+
+
+async def filled(yard: Yard, name: str) -> None:
+    """A run that failed long ago, a volume of three revisions, and an upload nobody wants."""
+    await yard.run(f"old{name}", JobState.FAILED, days=8)
+    for revision, days in ((1, 9.0), (2, 8.0), (3, 7.0)):
+        await yard.run(f"v{name}", JobState.COMPLETE, days=days, revision=revision, manifest=True)
+        await yard.put(storage.VOLUMES, storage.zarr_root(f"v{name}", revision) + "0/c/0/0/1", days)
+        await yard.put(storage.VOLUMES, storage.record(f"v{name}", revision), days)
+        await yard.commit(f"v{name}", revision, days=days)
+    await yard.put(storage.INBOX, f"nobody{name}/a.tif", days=2)
+
+
+async def below(yard: Yard, prefix: str) -> list[str]:
+    return sorted([info.key.removeprefix(prefix) async for info in yard.objects.listing(storage.VOLUMES, prefix)])
+
+
+async def test_a_collector_killed_at_any_point_harms_no_kept_revision_and_a_second_one_leaves_nothing(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        kept = ["0/c/0/0/0", "0/c/0/0/1"]
+        killed, n = True, 0
+        while killed and n < 40:
+            name = f"-{n}"
+            await filled(yard, name)
+            killer = Killer(yard.objects, n)
+            yard.objects.delete = killer.delete  # type: ignore[method-assign]
+            try:
+                await yard.collect(keep=1)
+                killed = False
+            except KilledError:
+                pass
+            del yard.objects.delete
+            assert await below(yard, storage.zarr_root(f"v{name}", 3)) == kept
+            await yard.collect(keep=1)
+            assert await below(yard, storage.zarr_root(f"v{name}", 3)) == kept
+            for volume, revision in ((f"v{name}", 1), (f"v{name}", 2), (f"old{name}", 1)):
+                assert await below(yard, storage.zarr_root(volume, revision)) == []
+                assert await below(yard, f"{volume}/r{revision}/") == []
+            assert not await yard.objects.exists(storage.INBOX, f"nobody{name}/a.tif")
+            n += 1
+        assert not killed
+        assert n > 6
+
+
+async def test_what_a_killed_rm_left_is_taken_by_rm_again_or_by_the_collector(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        for n, again in ((0, "rm"), (1, "rm"), (0, "gc"), (1, "gc")):
+            name = f"-{n}{again}"
+            await filled(yard, name)
+            yard.objects.delete = Killer(yard.objects, n).delete  # type: ignore[method-assign]
+            with pytest.raises(KilledError):
+                await remove(yard.objects, VolumeRef(f"v{name}", 2))
+            del yard.objects.delete
+            assert await current(yard.objects, f"v{name}") == 3
+            await (remove(yard.objects, VolumeRef(f"v{name}", 2)) if again == "rm" else yard.collect())
+            assert await below(yard, storage.zarr_root(f"v{name}", 2)) == await below(yard, f"v{name}/r2/") == []
+            for revision in (1, 3):
+                assert await below(yard, storage.zarr_root(f"v{name}", revision)) == ["0/c/0/0/0", "0/c/0/0/1"]
+
+
+async def test_a_held_revision_neither_counts_nor_goes(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await filled(yard, "")
+        await yard.put(storage.VOLUMES, storage.hold("v", 3), days=7)
+        assert (await yard.collect(keep=1)).revisions == ["v@r1"]
+        assert await current(yard.objects, "v") == 2
 
 
 async def test_a_dry_run_finds_the_same_and_takes_nothing(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ class Collector:
         runs = [run async for run in self._runs()]
         kept = [run for run in runs if not await self._collected(run)]
         await self._superseded(kept)
+        await self._buried()
         await self._unnamed(kept)
         log.info("collected", dry=self._dry, runs=len(self.found.runs), objects=self.found.objects, bytes=self.found.bytes)
         return self.found
@@ -148,6 +149,13 @@ class Collector:
                     gone = await remove(self._objects, VolumeRef(volume, revision))
                     self.found.objects += gone.objects
                     self.found.bytes += gone.bytes
+
+    async def _buried(self) -> None:
+        """What lies below a tombstone: whoever took a revision away was killed between the tombstone and the last object."""
+        for volume in await self._objects.folders(storage.VOLUMES):
+            for revision in sorted(await removed(self._objects, volume)):
+                await self._delete_below(storage.VOLUMES, storage.zarr_root(volume, revision))
+                await self._delete_below(storage.VOLUMES, f"{volume}/r{revision}/")
 
     async def _unnamed(self, runs: list[_Run]) -> None:
         """Raw objects and uploads that no kept manifest and no plan of an unended run names."""
