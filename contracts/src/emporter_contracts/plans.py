@@ -280,11 +280,14 @@ class Hold(Message):
 
 
 class Tombstone(Message):
-    """`removed/<revision>.json`: this revision was removed by an operator."""
+    """`removed/<revision>.json`: this revision was removed by an operator. `record` is what its `record.json` said, so that it is
+    still known what was there; None where it could not be read.
+    """
 
     volume: str
     revision: int
     removed_at: datetime
+    record: dict[str, JsonValue] | None = None
 
 
 class LevelPlan(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from emporter_contracts import storage
@@ -41,13 +42,23 @@ async def remove(objects: Objects, ref: VolumeRef) -> Removed:
         raise RefusedError(f"there is no volume {ref}", code="unknown_volume", hint="emporter volumes lists them")
     count = size = 0
     for revision in sorted(revisions):
-        key = storage.tombstone(ref.volume, revision)
-        await objects.put_json(storage.VOLUMES, key, Tombstone(volume=ref.volume, revision=revision, removed_at=now()))
+        await _bury(objects, ref.volume, revision)
         for prefix in (storage.zarr_root(ref.volume, revision), f"{ref.volume}/r{revision}/"):
             n, b = await delete_below(objects, storage.VOLUMES, prefix)
             count, size = count + n, size + b
     log.info("removed", volume=ref.volume, revisions=sorted(revisions), objects=count, bytes=size)
     return Removed(ref.volume, tuple(sorted(revisions)), count, size)
+
+
+async def _bury(objects: Objects, volume: str, revision: int) -> None:
+    """The tombstone, with the record: the catalog goes on showing what was there, a catalog made again from the store too."""
+    body = await objects.find(storage.VOLUMES, storage.record(volume, revision))
+    try:
+        record = None if body is None else json.loads(body)
+        stone = Tombstone(volume=volume, revision=revision, removed_at=now(), record=record)
+    except ValueError:
+        stone = Tombstone(volume=volume, revision=revision, removed_at=now())
+    await objects.put_json(storage.VOLUMES, storage.tombstone(volume, revision), stone)
 
 
 async def delete_below(objects: Objects, bucket: str, prefix: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,16 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import nats.errors
+
 from cataloger.app import serve
 from cataloger.consolidating import consolidate, write
 from cataloger.curation import Curation
 from cataloger.database import Database, migrated
-from cataloger.rebuild import rebuild
+from cataloger.rebuild import hear_again, rebuild
 from cataloger.repository import rederive
 from cataloger.settings import CatalogerSettings
+from emporter_runtime.bus import Bus
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from emporter_runtime.service import run_service
+
+BUS_SECONDS = 10.0
+"""How long a rebuild looks for the bus before it does without."""
 
 log = get_logger("cataloger")
 
@@ -36,14 +43,31 @@ async def migrate(settings: CatalogerSettings) -> None:
 
 
 async def rebuild_from_store(settings: CatalogerSettings) -> None:
-    """Take in what the store knows, and end."""
+    """Take in what the streams still hold and what the store knows, and end. Without a bus: what the store knows."""
     database = Database.open(settings.database_url)
+    bus = Bus(settings, service="cataloger-rebuild")
     try:
         await migrated(database)
-        found = await rebuild(Objects.open(settings), database)
+        objects = Objects.open(settings)
+        if await _connected(bus):
+            found = await hear_again(bus, objects, database)
+        else:
+            log.warning("streams_left_out", bus=settings.nats_url, hint="the history lacks what they hold: rebuild again with it")
+            found = await rebuild(objects, database)
     finally:
+        await bus.broker.stop()
         await database.close()
     log.info("rebuilt", **asdict(found))
+
+
+async def _connected(bus: Bus) -> bool:
+    try:
+        async with asyncio.timeout(BUS_SECONDS):
+            await bus.broker.connect()
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        log.info("no_bus", error=repr(error))
+        return False
+    return True
 
 
 def consolidation(arguments: argparse.Namespace) -> int:

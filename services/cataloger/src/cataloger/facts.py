@@ -24,6 +24,8 @@ class Fact:
     volume: str | None = None
     version: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    found: bool = False
+    """Found in the store, not heard: it is listed only where nothing as new was heard."""
 
 
 def fact_of_event(event: RunEvent, delivery: Delivery) -> Fact:

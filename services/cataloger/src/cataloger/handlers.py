@@ -56,6 +56,15 @@ async def take_event(intake: Intake, event: RunEvent, delivery: Delivery) -> Non
         await intake.listed(fact)
 
 
+async def take_again(intake: Intake, delivery: Delivery) -> None:
+    """A message of the streams once more, as its consumer took it. Raises pydantic.ValidationError."""
+    if delivery.stream == "STATUS":
+        status = JobStatus.model_validate_json(delivery.body)
+        await intake.state_changed(status, fact_of_status(status, delivery))
+    else:
+        await take_event(intake, read_event(delivery.body, delivery), delivery)
+
+
 def register(bus: Bus, intake: Intake, catalog: Catalog) -> None:
     """Consume states and events, and answer queries, on `bus`."""
 

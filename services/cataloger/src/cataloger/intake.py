@@ -43,9 +43,10 @@ class Intake:
         finals = await self._finals_of(status)
         async with self._database.writing() as session:
             writer = Writer(session)
-            await writer.note(fact)
             job = await writer.open(status)
             news = rank_of(status) > rank(job.revision, job.generation, job.state, job.version)
+            if news or not fact.found:
+                await writer.note(fact)
             if news and (job.version == 0 or (job.revision, job.generation, job.state) != (*status.run, status.state)):
                 # Of a job's many states those that move it are told; the rest is progress.
                 await writer.tell(fact, status.source, also=self._states_also_to)

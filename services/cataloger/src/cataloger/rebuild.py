@@ -1,11 +1,12 @@
-"""The catalog from the store alone, for a lost database: commits and records, tombstones, and what jobs left behind.
+"""The catalog made again, for a lost database: what the streams still hold first, then all the store knows: commits and records,
+tombstones, and what jobs left behind. The store alone is enough for every volume; the streams add the history.
 
 Idempotent, and safe on a catalog in use: what the bus said later is newer than anything read here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -13,16 +14,19 @@ from cataloger.curation import Curation
 from cataloger.database import Database
 from cataloger.facts import Fact
 from cataloger.feed import Feed
+from cataloger.handlers import take_again
 from cataloger.intake import Intake
 from cataloger.store import read_final, read_manifest, read_plan, removed_revisions
-from emporter_contracts import storage
+from emporter_contracts import storage, topology
 from emporter_contracts.events import event_type
 from emporter_contracts.ids import is_volume_id, job_of
 from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
 from emporter_contracts.plans import FetchPlan, StoredRequest
+from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.replaying import replay
 from emporter_runtime.runs import RunNote
 
 log = get_logger(__name__)
@@ -36,6 +40,29 @@ class Rebuilt:
     revisions: int = 0
     removed: int = 0
     unreadable: int = 0
+    heard: int | None = None
+    """Messages of the streams; None where the bus was not asked."""
+
+
+async def hear_again(bus: Bus, objects: Objects, database: Database) -> Rebuilt:
+    """`rebuild`, after everything the streams hold was heard once more.
+
+    Raises TransientError where the bus does not answer, StoreUnavailableError, DatabaseUnavailableError.
+    """
+    intake = Intake(database, objects, Feed())
+    heard = unreadable = 0
+    for consumer in map(topology.consumer_named, ("cataloger-status", "cataloger-events")):
+        for wildcard in consumer.filters:
+            async for delivery in replay(bus, consumer.stream, wildcard):
+                heard += 1
+                try:
+                    await take_again(intake, delivery)
+                except ValidationError as error:
+                    # Its consumer made it a dead letter.
+                    log.warning("unreadable", what=f"{delivery.stream}:{delivery.sequence}", error=str(error)[:500])
+                    unreadable += 1
+    found = await rebuild(objects, database)
+    return replace(found, heard=heard, unreadable=found.unreadable + unreadable)
 
 
 async def rebuild(objects: Objects, database: Database) -> Rebuilt:
@@ -156,4 +183,5 @@ def _found(status: JobStatus) -> Fact:
         generation=status.generation,
         at=status.updated_at,
         data={"state": str(status.state), "found_in": "store"},
+        found=True,
     )

@@ -39,7 +39,20 @@ async def read_final(objects: Objects, volume: str, revision: int) -> Final:
     if body is not None:
         MetadataRecord.model_validate_json(body)
         record = json.loads(body)
+    elif tombstone is not None:
+        record = _buried(tombstone)
     return Final(volume, revision, record, None if tombstone is None else removed_at(tombstone), held)
+
+
+def _buried(tombstone: bytes) -> dict[str, Any] | None:
+    """The record a tombstone keeps of what was removed. Older ones keep none."""
+    try:
+        record: dict[str, Any] | None = json.loads(tombstone).get("record")
+    except (ValueError, AttributeError):
+        return None
+    if record is not None:
+        MetadataRecord.model_validate(record)
+    return record
 
 
 async def read_plan(objects: Objects, job: str, revision: int) -> FetchPlan | None:
