@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import asyncapi, commands, events, jobs, plans, records, training
+from emporter_contracts import asyncapi, commands, events, jobs, plans, records, registrations, training
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -57,6 +57,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     plans.Commit,
     plans.Tombstone,
     records.MetadataRecord,
+    registrations.Registration,
     training.SamplePlaces,
 )
 """What we say and store."""

@@ -34,6 +34,7 @@ Role = Literal["image", "labels"]
 CaveatCode = Literal[
     "lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown", "bool_as_uint8", "rgb_as_grey", "rgb_luma",
     "role_guessed", "voxel_size_by_user", "chunks_missing", "api_down", "archive_disagrees", "isotropy_assumed",
+    "read_in_place",
 ]  # fmt: skip
 
 

@@ -140,6 +140,8 @@ class MetadataRecord(Message):
     source: str
     source_id: str
     status: JobState
+    managed: bool = True
+    """False where the voxels are read from where they lie and were never copied: they are somebody else's to keep."""
     created_at: datetime
     updated_at: datetime
     metadata: Metadata = Metadata()

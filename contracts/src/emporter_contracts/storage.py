@@ -95,6 +95,11 @@ def record(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}/record.json"
 
 
+def registration(volume: str, revision: int) -> str:
+    """Only of a volume that is read where it lies: what it is and how to tell that it changed."""
+    return f"{volume}/r{revision}/registration.json"
+
+
 def provenance(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}/provenance.json"
 
