@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
 NOISY = ("alembic", "faststream", "nats", "uvicorn", "httpx", "httpcore", "aiosqlite", "tifffile")
 """Libraries whose informational lines say nothing a user of ours needs."""
+
+_SECRET = re.compile(r"emt_[A-Za-z0-9_-]+|eml1\.[A-Za-z0-9_.-]+|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]+")
+"""Bearer tokens and signed links (access_tokens.py, access_links.py), also where a traceback cut them off."""
+
+
+def without_secrets(_: object, __: str, line: str) -> str:
+    """A rendered line in which no token and no link stands. The id of a token stays: it is how an operator names one."""
+    return _SECRET.sub(lambda found: found[0][:12] + "…" if found[0].startswith("emt_") else "…", line)
 
 
 def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
@@ -33,11 +42,8 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
-        )
-    )
+    rendering: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, without_secrets]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -9,8 +9,9 @@ from block_server.direct import Direct
 from block_server.faults import answer_faults
 from block_server.middleware import Surroundings
 from block_server.rooms import Rooms
-from block_server.routes import batch, blocks, neuroglancer, others, precomputed, sample, view, volumes, zarr, zarr2
+from block_server.routes import batch, blocks, links, neuroglancer, others, precomputed, sample, view, volumes, zarr, zarr2
 from block_server.settings import BlockServerSettings
+from emporter_runtime.access_gate import Access, Gate
 from emporter_runtime.health import health_routes, serving
 from emporter_runtime.service import forever
 
@@ -21,7 +22,8 @@ DESCRIPTION = (
 
 
 def create_app(settings: BlockServerSettings) -> FastAPI:
-    """The whole service as an ASGI app; it connects to nothing before the first request."""
+    """The whole service as an ASGI app; it connects to nothing before the first request. Raises AccessSettingsError."""
+    access = Access.of(settings.access, settings.http_host, settings.access_file, settings.link_secret_key.get_secret_value())
     app = FastAPI(
         title="Emporter blocks",
         version="1",
@@ -32,12 +34,15 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
     )
     rooms = Rooms.open(settings)
     app.state.rooms = rooms
-    for room in (batch, blocks, sample, zarr, zarr2, precomputed, others, volumes, neuroglancer, view):
+    app.state.access = access
+    for room in (batch, blocks, sample, zarr, zarr2, precomputed, others, volumes, neuroglancer, view, links):
         app.include_router(room.router)
     app.router.routes.extend(health_routes({"store": rooms.objects.ready}))
     answer_faults(app)
     block = next(route for route in blocks.router.routes if getattr(route, "endpoint", None) is blocks.block)
     app.add_middleware(Direct, handler=blocks.block, route=block)
+    if access is not None:
+        app.add_middleware(Gate, access=access)
     app.add_middleware(Surroundings)
     telemetry.watch("voxels", rooms.decoding)
     telemetry.watch("stored", rooms.passing)

@@ -28,8 +28,10 @@ class Direct:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match = _BLOCK.match(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
-        if match is None or scope.get("root_path"):
+        match = None
+        if scope["type"] == "http" and scope["method"] == "GET":
+            match = _BLOCK.match(scope["path"].removeprefix(scope.get("root_path", "")))
+        if match is None:
             await self._app(scope, receive, send)
             return
         scope["path_params"] = {"v": match[1]}

@@ -8,6 +8,7 @@ EmporterError
     ├── NotPinnedError          404  a route of many requests was asked without a revision
     ├── NotAcceptableError      406  the client accepts none of the formats there are
     ├── VoxelSizeUnknownError   409  nanometres were asked of a volume whose voxel size nobody knows
+    ├── NoLinksError            409  a link was asked for, and this server signs none
     ├── RemovedVolumeError      410  the revision was removed
     ├── TooLargeError           413  one request that is more than all may hold
     ├── UnsuitableViewError     415  what that view can't carry
@@ -73,6 +74,11 @@ class NotAcceptableError(BlockServerError):
 
 class VoxelSizeUnknownError(BlockServerError):
     code = "voxel_size_unknown"
+    status = 409
+
+
+class NoLinksError(BlockServerError):
+    code = "links_off"
     status = 409
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from block_server.errors import BlockServerError
 from emporter_contracts.errors import EmporterError, InvalidValueError
+from emporter_runtime.access import AccessError
 from emporter_runtime.errors import RuntimeFaultError, TransientError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.problems import problem, problem_of
@@ -78,6 +79,8 @@ async def answer_of(_: Request, error: Exception) -> Response:
 def _status(error: EmporterError) -> tuple[int, dict[str, str]]:
     match error:
         case BlockServerError():
+            return error.status, error.headers
+        case AccessError():
             return error.status, error.headers
         case TransientError():
             return 503, {"retry-after": "2"}

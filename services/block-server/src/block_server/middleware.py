@@ -17,7 +17,7 @@ EXPOSED = (
 CROSS_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
 PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
-    "access-control-allow-headers": "Range, If-Range, If-None-Match, Accept, Content-Type",
+    "access-control-allow-headers": "Authorization, Range, If-Range, If-None-Match, Accept, Content-Type",
     "access-control-max-age": "86400",
 }
 

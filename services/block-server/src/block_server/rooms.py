@@ -8,6 +8,7 @@ from typing import Self
 
 from starlette.requests import Request
 
+from block_server.access import grant_of
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
 from block_server.errors import DamagedVolumeError, NotPinnedError
@@ -67,7 +68,7 @@ def rooms_of(request: Request) -> Rooms:
 async def find(request: Request) -> Found:
     """The revision that the `{v}` of a request means, resolved once: nothing later in the request asks again.
 
-    Raises InvalidValueError, UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError.
+    Raises InvalidValueError, ForbiddenError, UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError.
     """
     found = await find_named(request, request.path_params["v"])
     request.scope[REVISION] = found.volume.ref.revision
@@ -77,8 +78,11 @@ async def find(request: Request) -> Found:
 async def find_named(request: Request, name: str) -> Found:
     """`find`, for a volume that is named in the body of a request."""
     asked = VolumeRef.parse(name)
-    volumes = rooms_of(request).volumes
-    return Found(asked, await volumes.opened(await volumes.pinned(asked)))
+    volumes, grant = rooms_of(request).volumes, grant_of(request)
+    grant.check(asked)  # first: whoever may not read a volume is not told whether it is there
+    pinned = await volumes.pinned(asked)
+    grant.check(pinned)
+    return Found(asked, await volumes.opened(pinned))
 
 
 async def find_pinned(request: Request, path: Callable[[VolumeRef], str]) -> OpenVolume:
@@ -102,8 +106,9 @@ async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVol
 
 
 def base_url(request: Request) -> str:
-    """Public base of this service, without a slash at the end."""
-    return (rooms_of(request).settings.blocks_url or str(request.base_url)).rstrip("/")
+    """Public base of this service, without a slash at the end; where a signed link was followed, with its prefix."""
+    told = rooms_of(request).settings.blocks_url.rstrip("/")
+    return told + request.scope.get("root_path", "") if told else str(request.base_url).rstrip("/")
 
 
 def voxel_headers(found: Found, level: Level) -> dict[str, str]:

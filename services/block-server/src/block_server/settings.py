@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SecretStr
 
+from emporter_runtime.access_gate import Mode
 from emporter_runtime.settings import HttpSettings
 
 MIB = 2**20
@@ -32,3 +34,9 @@ class BlockServerSettings(HttpSettings):
     """Revisions kept open: a few kB each, and no store call to use one again."""
     blocks_fresh_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How old the knowledge may be which revisions are committed and which removed."""
+    access: Mode = "auto"
+    """Who may read: auto demands a token wherever there are tokens or others can connect, required always, open never."""
+    access_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
+    """The file of bearer tokens that `emporter token` writes; read again when it changes."""
+    link_secret_key: SecretStr = SecretStr("")
+    """Signs links (`emporter link --expires`), 32 characters or more; several with commas: the first signs, all are valid."""

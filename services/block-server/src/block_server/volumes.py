@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -90,9 +90,9 @@ class Volumes:
         self._open.forget(pinned)
         _pinned(pinned, await self._standing.fresh(pinned.volume))
 
-    async def page(self, limit: int, after: str = "") -> Page:
-        """At most `limit` volumes whose names come after `after`."""
-        names = [name for name in await self._names.get(None) if name > after]
+    async def page(self, limit: int, after: str = "", seen: Callable[[str], bool] = lambda _: True) -> Page:
+        """At most `limit` volumes whose names come after `after`, of those that are `seen`."""
+        names = [name for name in await self._names.get(None) if name > after and seen(name)]
         found: list[VolumeRef] = []
         async for ref in self._current(names):
             found.append(ref)

@@ -12,13 +12,14 @@ from urllib.parse import urlencode, urlsplit
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
+from block_server.access import grant_of, granted_labels, granted_page
 from block_server.answers import ASK_AGAIN
 from block_server.arrays import Level, OpenVolume
 from block_server.encoding import window_of
 from block_server.errors import UnsuitableViewError
 from block_server.faults import problems
 from block_server.queries import VOLUME, IndexQuery, ViewQuery, asked, documented
-from block_server.rooms import Rooms, find, rooms_of
+from block_server.rooms import find, find_named, rooms_of
 from block_server.routes import neuroglancer
 from block_server.viewing import showable, state_of
 from emporter_contracts.errors import EmporterError, InvalidValueError
@@ -46,7 +47,7 @@ async def index(request: Request) -> Response:
     rooms, after = rooms_of(request), asked(request, IndexQuery).after
     if after and not is_volume_id(after):
         raise InvalidValueError(f"{after!r} is no volume", hint="begin at /")
-    page = await rooms.volumes.page(ROWS, after)
+    page = await granted_page(rooms.volumes, grant_of(request), ROWS, after)
     records = await rooms.volumes.records(page.refs)
     rows = "\n".join(_row(ref, record) for ref, record in zip(page.refs, records, strict=True))
     further = "" if page.cursor is None else f'<a href="?after={page.cursor}">more</a> ·'
@@ -72,7 +73,7 @@ async def view(request: Request) -> Response:
     title = html.escape(str(volume.ref))
     if plain or not showable(volume) or neuroglancer.installed() is None:
         return _page("view.html", title=title, volume=_in_script(_shown(volume)))
-    return _page("neuroglancer.html", title=title, volume=_in_script(await _viewed(rooms_of(request), volume)))
+    return _page("neuroglancer.html", title=title, volume=_in_script(await _viewed(request, volume)))
 
 
 @router.get(
@@ -95,21 +96,21 @@ def _in_script(value: dict[str, Any]) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-async def _viewed(rooms: Rooms, volume: OpenVolume) -> dict[str, Any]:
+async def _viewed(request: Request, volume: OpenVolume) -> dict[str, Any]:
     """What the page with Neuroglancer needs to know; `@base@` in its state is replaced by where the page was read from."""
     finest = volume.levels[0]
     return _known(volume) | {
         "origin": [t / s for t, s in zip(finest.translation, finest.scale, strict=True)],
-        "state": state_of(volume, await _labels(rooms, volume), "@base@"),
+        "state": state_of(volume, await _labels(request, volume), "@base@"),
     }
 
 
-async def _labels(rooms: Rooms, volume: OpenVolume) -> list[OpenVolume]:
-    """The label volumes of an image. One that can't be opened hides nothing of the image."""
+async def _labels(request: Request, volume: OpenVolume) -> list[OpenVolume]:
+    """The label volumes of an image that may be read. One that can't be opened hides nothing of the image."""
     found = []
-    for name in await rooms.volumes.labels_of(volume.ref.volume):
+    for name in await granted_labels(rooms_of(request).volumes, grant_of(request), volume.ref.volume):
         try:
-            found.append(await rooms.volumes.opened(await rooms.volumes.pinned(VolumeRef(name, None))))
+            found.append((await find_named(request, name)).volume)
         except EmporterError as error:
             log.warning("labels_not_shown", volume=name, error=str(error))
     return found

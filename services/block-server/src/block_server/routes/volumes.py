@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from block_server.access import grant_of, granted_labels, granted_page
 from block_server.answers import ASK_AGAIN, etag, not_modified, unchanged
 from block_server.arrays import Level, OpenVolume
 from block_server.faults import problems
@@ -122,7 +123,7 @@ async def volumes(request: Request) -> VolumeList:
     query, rooms = asked(request, ListQuery), rooms_of(request)
     if query.cursor and not is_volume_id(query.cursor):
         raise InvalidValueError(f"{query.cursor!r} is no cursor", hint="give `next` of the page before, or nothing")
-    page = await rooms.volumes.page(query.limit, query.cursor)
+    page = await granted_page(rooms.volumes, grant_of(request), query.limit, query.cursor)
     records = await rooms.volumes.records(page.refs)
     listed = [_summary(request, ref, record) for ref, record in zip(page.refs, records, strict=True)]
     return VolumeList(volumes=listed, next=page.cursor)
@@ -137,7 +138,7 @@ async def volumes(request: Request) -> VolumeList:
 async def volume(request: Request) -> Response:
     """What one volume is, who said so, and where its voxels are to be had."""
     found = await find(request)
-    labels = await rooms_of(request).volumes.labels_of(found.volume.ref.volume)
+    labels = list(await granted_labels(rooms_of(request).volumes, grant_of(request), found.volume.ref.volume))
     body = _info(request, found.volume, labels).model_dump_json()
     # Labels of a volume may come later, so even a pinned revision is asked for again.
     tag = etag(found.volume, "info", body)
