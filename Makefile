@@ -17,7 +17,7 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-live chaos check bench bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test test-live chaos chaos-catalog check bench bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-live: install ## ingest from the five real archives, and compare (some 10 G
 
 chaos: install ## 200 converters killed over one job of 300 tasks (some ten minutes)
 	EMPORTER_CHAOS_KILLS=200 EMPORTER_CHAOS_TASKS=300 $(BIN)/python -m pytest -s tests/chaos/test_converters.py $(PYTEST_ARGS)
+
+chaos-catalog: install ## cataloger and PostgreSQL killed 200 times over 200 ingests (some ten minutes)
+	EMPORTER_CHAOS_INGESTS=200 EMPORTER_CHAOS_CATALOG_KILLS=200 $(BIN)/python -m pytest -s tests/chaos/test_catalog.py $(PYTEST_ARGS)
 
 # One word, several looks; `make --keep-going check` takes all of them.
 CHECKS := format lint types imports schemas yaml

@@ -214,6 +214,7 @@ class StackPlan:
             "EMPORTER_HTTP_HOST": HOST,
             "EMPORTER_HTTP_PORT": str(port),
             "EMPORTER_LOG_FORMAT": "json",
+            **self._options.environment,
         }
 
     @property

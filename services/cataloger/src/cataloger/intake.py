@@ -179,7 +179,7 @@ async def _opened(writer: Writer, heard: JobStatus) -> Job:
 
 async def _advance(writer: Writer, job: Job, status: JobStatus) -> bool:
     """Put the job and its drafts into a newer state; whether anything but the job's own row changed."""
-    stayed = (job.revision, job.state) == (status.revision, str(status.state))
+    stayed = job.version > 0 and (job.revision, job.state) == (status.revision, str(status.state))
     writer.move(job, status)
     named = [v.volume for v in status.volumes]
     known = await writer.known(job.id, status.revision)

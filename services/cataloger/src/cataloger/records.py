@@ -132,9 +132,9 @@ def planned(plan: FetchPlan, volume: PlannedVolume, status: JobStatus) -> Metada
 
 
 def moved(record: dict[str, Any], status: JobStatus) -> dict[str, Any]:
-    """A draft after its job went on."""
+    """A draft after its job went on. A plan may have been heard before its job was: then only now is known when that began."""
     stub_of_now = document(stub(status, record["volume"]))
-    return record | {name: stub_of_now[name] for name in ("status", "updated_at")}
+    return record | {name: stub_of_now[name] for name in ("status", "created_at", "updated_at")}
 
 
 def bytes_of(dtype: str) -> int | None:
