@@ -17,7 +17,7 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-live chaos chaos-catalog check bench bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test test-live chaos chaos-catalog check bench bench-fetch bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench: install ## measure, and write docs/benchmarks.md
 
 bench-blocks: install ## random crops over HTTP beside other servers and libraries; six minutes
 	$(BIN)/python tests/bench/blocks.py
+
+bench-fetch: install ## fetching beside a plain copy, small objects and a large one, three minutes; docs/benchmarks.md
+	@$(BIN)/python tests/bench/run.py fetch $(BENCH_ARGS)
 
 bench-convert: install ## conversion beside other programs, eight minutes; docs/benchmarks.md (BENCH_ARGS="--minutes 20")
 	@$(BIN)/python tests/bench/run.py convert $(BENCH_ARGS)

@@ -23,6 +23,7 @@ BENCHES: dict[str, list[str]] = {
     "convert-chunks": ["tests/bench/convert_chunks.py"],
     "convert-plan": ["tests/bench/convert_plan.py"],
     "convert-scale": ["tests/bench/convert_scale.py"],
+    "fetch": ["tests/bench/fetch.py"],
     "catalog": ["tests/bench/catalog.py"],
 }
 LONG = {"convert-rss"}

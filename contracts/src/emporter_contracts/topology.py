@@ -103,7 +103,6 @@ CONSUMERS: tuple[Consumer, ...] = (
     Consumer("converter-plan", "CONVERT", (subjects.CONVERT_PLAN,), 64),
     Consumer("converter-task", "CONVERT", (subjects.CONVERT_TASK,), 4096),
     Consumer("converter-finish", "CONVERT", (subjects.CONVERT_FINISH,), 256),
-    Consumer("fetch-steward", "LEDGER", (subjects.RAW_OBJECT_STORED,), 1024, facts=True),
     Consumer("convert-steward", "LEDGER", (subjects.CONVERT_DONE,), 1024, facts=True),
     Consumer("converter-manifests", "EVENTS", (subjects.RAW_MANIFEST_COMPLETE,), 64, facts=True),
     Consumer("cataloger-status", "STATUS", (subjects.STATUS,), 256, facts=True),

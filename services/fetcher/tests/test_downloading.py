@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from emporter_contracts.plans import SEGMENT_BYTES, Checksum, FetchPlan, Segment
 from emporter_runtime.errors import TransientError
 from emporter_runtime.objects import Objects
 from emporter_runtime.testing import file_store, s3_server
-from fetcher.downloading import store_unit, store_units
+from fetcher.downloading import StoredUnit, store_unit, store_units
 from fetcher.errors import ChecksumMismatchError, SourceChangedError
 from fetcher.gate import Gate
 from fetcher.settings import FetcherSettings
@@ -177,22 +176,56 @@ async def test_a_batch_is_stored_side_by_side_within_the_archives_patience(archi
     probes = [await source.client.probe(archive.put(path, content)) for path, content in data.items()]
     plan = a_plan(*(planned_object(probe, Context("job", 1)) for probe in probes))
     archive.misbehave("/0.dm3", Silence())
-    async with aclosing(store_units(plan, plan.batches[0], source, objects)) as units:
-        done = {u.unit: u.sha256 async for u in units}
+    done: dict[str, str] = {}
+
+    async def entered(unit: StoredUnit) -> None:
+        done[unit.unit] = unit.sha256
+
+    await store_units(plan, plan.batches[0], source, objects, entered)
     assert done == {f"{n}-0": hashlib.sha256(content).hexdigest() for n, content in enumerate(data.values())}
     assert next(iter(done)) != "0-0"
     assert archive.open_most <= source.connections
 
 
 async def test_one_bad_object_stops_its_batch(objects: Objects) -> None:
-    source = MemoryArchive({"a": b"1", "b": b"2", "c": b"3"}, connections=1)
-    bad = an_object("b", 1, checksum=Checksum(algorithm="sha256", hex="f" * 64))
-    plan = a_plan(an_object("a", 1), bad, an_object("c", 1))
-    async with aclosing(store_units(plan, plan.batches[0], source, objects)) as units:
-        assert (await anext(units)).unit == "0-0"
-        with pytest.raises(ChecksumMismatchError):
-            await anext(units)
-    assert source.fetched["c"] == 0
+    names = [f"{n:03}" for n in range(100)]
+    source = MemoryArchive(dict.fromkeys(names, b"1"), connections=1)
+    bad = an_object("001", 1, checksum=Checksum(algorithm="sha256", hex="f" * 64))
+    plan = a_plan(*(bad if name == "001" else an_object(name, 1) for name in names))
+    done = []
+
+    async def entered(unit: StoredUnit) -> None:
+        done.append(unit.unit)
+
+    with pytest.raises(ChecksumMismatchError):
+        await store_units(plan, plan.batches[0], source, objects, entered)
+    assert "1-0" not in done
+    assert source.fetched["099"] == 0
+
+
+async def test_a_ledger_that_refuses_stops_the_batch(objects: Objects) -> None:
+    names = [f"{n:03}" for n in range(100)]
+    source = MemoryArchive(dict.fromkeys(names, b"1"), connections=1)
+
+    async def refused(unit: StoredUnit) -> None:
+        raise TransientError(f"not {unit.unit}")
+
+    plan = a_plan(*(an_object(name, 1) for name in names))
+    with pytest.raises(TransientError):
+        await store_units(plan, plan.batches[0], source, objects, refused)
+    assert source.fetched["099"] == 0
+
+
+async def test_a_slow_ledger_is_waited_for_by_many_units_at_once(objects: Objects) -> None:
+    source = MemoryArchive({"a": b"1", "b": b"2"}, connections=1)
+    plan = a_plan(an_object("a", 1), an_object("b", 1))
+    both = asyncio.Barrier(2)
+
+    async def entered(_: StoredUnit) -> None:
+        await both.wait()
+
+    async with asyncio.timeout(10):
+        await store_units(plan, plan.batches[0], source, objects, entered)
 
 
 async def test_bytes_without_a_version_are_never_lent_to_another_run(archive: FileServer, source: UrlSource) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from emporter_archives import arrays
 from emporter_archives.s3 import S3Server
 from emporter_runtime.objects import Objects
 from emporter_runtime.testing import file_store
-from fetcher.downloading import store_units
+from fetcher.downloading import StoredUnit, store_units
 from fetcher.gate import Gate
 from fetcher.planning import make_plan
 from fetcher.settings import FetcherSettings
@@ -38,11 +37,14 @@ async def test_seventeen_thousand_small_objects_are_stored_in_bounded_memory(tmp
         plan = await make_plan(a_request("openorganelle", "many"), "job", 1, source)
         assert len(bucket.listings) < 17_000 / 20
         objects, stored = Objects.open(file_store(tmp_path / "store")), 0
+
+        async def entered(unit: StoredUnit) -> None:
+            nonlocal stored
+            stored += unit.bytes
+
         for batch in plan.batches:
             assert len(batch) <= 256
-            async with aclosing(store_units(plan, batch, source, objects)) as arriving:
-                async for unit in arriving:
-                    stored += unit.bytes
+            await store_units(plan, batch, source, objects, entered)
         assert len(list(plan.units())) > 17_000
         assert stored == plan.raw_bytes
         assert _most_held() - before < GROWTH

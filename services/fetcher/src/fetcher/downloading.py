@@ -7,7 +7,7 @@ jobs share. What is there already is hashed again instead of being fetched again
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -18,13 +18,18 @@ from emporter_contracts.plans import SEGMENT_BYTES, FetchPlan, PlannedObject, Se
 from emporter_runtime.errors import ObjectMissingError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.tasks import ended
 from fetcher import checksums
 from fetcher.errors import ArchiveMisbehavesError, RangesIgnoredError, SourceChangedError
 from fetcher.sources.protocol import Source
 from fetcher.stored import stored_pieces
 
+UNITS_PER_CONNECTION = 2
+"""Units under way for each connection: so many are looked up, stored and entered while others arrive."""
 HASHED_AT_ONCE = 4 * 2**20
 """Bytes handed to the hashing thread: enough that the hand-over costs nothing."""
+HASHED_IN_PASSING = 256 * 2**10
+"""Bytes hashed on the loop: less than the hand-over to a thread costs, and over in a quarter of a millisecond."""
 FORCE_HINT = "ingest it again with --force fetch"
 
 log = get_logger(__name__)
@@ -57,25 +62,24 @@ async def store_unit(plan: FetchPlan, unit: Unit, source: Source, objects: Objec
 
 
 async def store_units(
-    plan: FetchPlan, units: Sequence[Unit], source: Source, objects: Objects
-) -> AsyncGenerator[StoredUnit, None]:
-    """Several units, as many at once as the archive likes, each given as soon as it is stored.
+    plan: FetchPlan, units: Iterable[Unit], source: Source, objects: Objects, entered: Callable[[StoredUnit], Awaitable[None]]
+) -> None:
+    """Several units at once; `entered` is awaited with each as soon as it is stored.
 
-    Close it (`aclosing`) when it is not read to its end: the units under way are then given up.
+    The first error, of a unit or of `entered`, gives up the units under way and is raised.
     """
-    waiting = list(reversed(units))
-    running: set[asyncio.Task[StoredUnit]] = set()
+    waiting = iter(units)
+
+    async def one_after_another() -> None:
+        for unit in waiting:
+            await entered(await store_unit(plan, unit, source, objects))
+
+    # Sources hold to their own limits of connections: while some units arrive, others are stored and entered.
+    tasks = [asyncio.create_task(one_after_another()) for _ in range(UNITS_PER_CONNECTION * source.connections)]
     try:
-        while waiting or running:
-            while waiting and len(running) < source.connections:
-                running.add(asyncio.create_task(store_unit(plan, waiting.pop(), source, objects)))
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result()
+        await asyncio.gather(*tasks)
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await ended(*tasks)
 
 
 async def _copied(planned: PlannedObject, origin: str, k: int, source: Source, objects: Objects) -> tuple[str, int]:
@@ -148,7 +152,9 @@ class _Cutter:
             data[held : held + len(taken)] = taken
             held += len(taken)
             self._rest = self._rest[len(taken) :]
-            if held - hashed >= HASHED_AT_ONCE or held == size:
+            if held == size <= HASHED_IN_PASSING:
+                digest.update(data)
+            elif held - hashed >= HASHED_AT_ONCE or held == size:
                 await hashing
                 hashing = asyncio.ensure_future(asyncio.to_thread(digest.update, data[hashed:held]))
                 hashed = held

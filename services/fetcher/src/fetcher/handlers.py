@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from emporter_contracts import ids, storage, subjects
@@ -21,7 +20,7 @@ from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import STORED_BYTES
-from fetcher.downloading import store_units
+from fetcher.downloading import StoredUnit, store_units
 from fetcher.intake import Intake
 from fetcher.resolving import Resolver
 from fetcher.settings import FetcherSettings
@@ -53,10 +52,6 @@ def register(rooms: Rooms) -> None:
     for name in rooms.sources:
         _register_batches(rooms, name)
     handle_dead_letters(rooms.bus, rooms.jobs, "fetcher-dead-letters")
-
-    @rooms.bus.consume("fetch-steward")
-    async def on_stored(entry: RawObjectStored, _: Delivery) -> None:
-        rooms.steward.soon(entry.job)
 
 
 def _register_requests(rooms: Rooms) -> None:
@@ -115,14 +110,15 @@ def _register_batches(rooms: Rooms, source: str) -> None:
             plan = required(await rooms.plans.plan(command.job, command.revision), "the plan")
             done = await rooms.ledger.subjects(subjects.raw_objects_stored(command.job, command.revision))
             units = [unit for unit in plan.batches[command.n] if _subject(plan, unit.id) not in done]
-            async with aclosing(store_units(plan, units, rooms.sources[source], rooms.objects)) as arriving:
-                async for stored in arriving:
-                    entry = RawObjectStored.of(
-                        command, unit=stored.unit, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag
-                    )
-                    await rooms.ledger.enter(_subject(plan, stored.unit), entry)
-                    STORED_BYTES.labels(source).inc(stored.bytes)
-                    work.check()
+
+            async def entered(stored: StoredUnit) -> None:
+                entry = RawObjectStored.of(command, unit=stored.unit, bytes=stored.bytes, sha256=stored.sha256, etag=stored.etag)
+                await rooms.ledger.enter(_subject(plan, stored.unit), entry)
+                STORED_BYTES.labels(source).inc(stored.bytes)
+                rooms.steward.soon(command.job)
+                work.check()
+
+            await store_units(plan, units, rooms.sources[source], rooms.objects, entered)
 
 
 def _subject(plan: FetchPlan, unit: str) -> str:

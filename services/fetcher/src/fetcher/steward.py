@@ -13,6 +13,10 @@ from emporter_runtime.ledger import Ledger, outstanding
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans
 from emporter_runtime.stewarding import next_commands
+from fetcher.counting import RunCount
+
+COUNTS_KEPT = 64
+"""Runs whose counts a process keeps, oldest out first: what is dropped is counted again."""
 
 
 class FetchSteward:
@@ -24,6 +28,7 @@ class FetchSteward:
         self._ledger = ledger
         self._objects = objects
         self._plans = plans
+        self._counts: dict[tuple[str, int, int], RunCount] = {}
 
     async def look(self, status: JobStatus) -> None:
         """Do for this job whatever its fetch needs next."""
@@ -58,20 +63,25 @@ class FetchSteward:
     async def _fetch(self, status: JobStatus, plan: FetchPlan) -> None:
         # Queued before done: a unit that moves between the two looks is then in one of them at least.
         queued = await outstanding(self._bus, "FETCH", subjects.fetch_batches(plan.source, plan.job))
-        done = await self._ledger.subjects(subjects.raw_objects_stored(plan.job, plan.revision))
-        units = {subjects.raw_object_stored(plan.job, plan.revision, u.id): u for u in plan.units()}
-        have = {units[subject] for subject in done if subject in units}
-        await self._jobs.progress(
-            status, fetch=tally(len(have), len(units), sum(plan.unit_bytes(u) for u in have), plan.raw_bytes)
-        )
-        if len(have) == len(units):
+        count = self._count(status, plan)
+        await count.catch_up(self._ledger)
+        await self._jobs.progress(status, fetch=count.tally)
+        if count.complete and await count.confirmed(self._ledger):
             await self._order(status, subjects.fetch_finish(status.job), FinishFetch, "fetch.finish")
             return
-        numbers = {subjects.fetch_batch(plan.source, plan.job, n): n for n, _ in enumerate(plan.batches)}
-        complete = {subject for subject, n in numbers.items() if all(u in have for u in plan.batches[n])}
-        for subject in next_commands(list(numbers), complete, queued):
+        numbers = {subjects.fetch_batch(plan.source, plan.job, n): n for n in count.incomplete()}
+        for subject in next_commands(numbers, set(), queued):
             command = FetchBatch.of(status, source=plan.source, n=numbers[subject])
             await self._bus.command(subject, command, "FETCH", "fetch.batch", numbers[subject])
+
+    def _count(self, status: JobStatus, plan: FetchPlan) -> RunCount:
+        """What this process knows of a run; of a run it doesn't know, nothing yet."""
+        run = (status.job, *status.run)
+        if run not in self._counts:
+            while len(self._counts) >= COUNTS_KEPT:
+                self._counts.pop(next(iter(self._counts)))
+            self._counts[run] = RunCount(plan)
+        return self._counts[run]
 
     async def _all_fetched(self, status: JobStatus, plan: FetchPlan) -> None:
         units = sum(o.segments for o in plan.objects)

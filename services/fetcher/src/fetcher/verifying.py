@@ -20,7 +20,9 @@ from fetcher.sources.protocol import Source
 from fetcher.stored import stored_pieces
 
 OBJECTS_AT_ONCE = 4
-"""Looked at or hashed at once: the manifest of thousands of small objects must not take a round trip each."""
+"""Hashed at once: each holds a few pieces of 8 MiB."""
+LOOKS_AT_ONCE = 64
+"""Segments looked for at once: the manifest of thousands of small objects must not take a round trip each."""
 
 log = get_logger(__name__)
 
@@ -43,13 +45,7 @@ async def finish(plan: FetchPlan, entries: Mapping[str, Entry], objects: Objects
     object.
     """
     run = _Run(plan, entries, objects, source)
-    turns = asyncio.Semaphore(OBJECTS_AT_ONCE)
-
-    async def one(n: int) -> ManifestObject:
-        async with turns:
-            return await run.finished(n)
-
-    tasks = [asyncio.create_task(one(n)) for n in range(len(plan.objects))]
+    tasks = [asyncio.create_task(run.finished(n)) for n in range(len(plan.objects))]
     try:
         finished = await asyncio.gather(*tasks)
     finally:
@@ -68,17 +64,21 @@ class _Run:
         self._entries = entries
         self._objects = objects
         self._source = source
+        self._looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._hashing = asyncio.Semaphore(OBJECTS_AT_ONCE)
 
     async def finished(self, n: int) -> ManifestObject:
         planned = self._plan.objects[n]
         units = [Unit(n, k) for k in range(planned.segments)]
         for unit in units:
-            await self._present(unit)
+            async with self._looks:
+                await self._present(unit)
         only_sha256 = planned.checksum is None or planned.checksum.algorithm == "sha256"
         if len(units) == 1 and only_sha256:
             found = {"sha256": self._entry(units[0]).sha256}
         else:
-            found = await self._hashed(planned, units)
+            async with self._hashing:
+                found = await self._hashed(planned, units)
         checksums.check(planned, found)
         fields = planned.model_dump(include=set(ManifestObject.model_fields) & set(PlannedObject.model_fields))
         return ManifestObject.model_validate({**fields, "sha256": found["sha256"]})
