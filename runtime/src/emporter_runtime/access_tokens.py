@@ -124,7 +124,7 @@ def read_tokens(path: Path) -> TokenFile:
 
 @contextmanager
 def changing(path: Path) -> Iterator[Callable[[Sequence[Token]], None]]:
-    """Yields what replaces the tokens of a file in one step; nobody else changes them meanwhile. Only its owner reads a new one."""
+    """Yields what replaces the tokens of a file in one step, while nobody else does. Only its owner may read a new one."""
     import fcntl
 
     with path.with_name(path.name + ".lock").open("a") as lock:
