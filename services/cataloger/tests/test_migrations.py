@@ -18,7 +18,7 @@ from cataloger.testing_builders import JOB, a_status, fact_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_runtime.objects import Objects
 
-REVISIONS = ["0001", "0002", "0003", "0004"]
+REVISIONS = ["0001", "0002", "0003", "0004", "0005"]
 
 
 def is_common(_, name, kind, reflected, compared) -> bool:

@@ -248,3 +248,45 @@ class Delivery(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_deliveries_due", "state", "next_try"),)
+
+
+class PolicyText(Base):
+    """A policy that was in force; `digest` is the SHA-256 of its document."""
+
+    __tablename__ = "policies"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    document: Mapped[dict[str, Any]] = mapped_column(json_type())
+    known_at: Mapped[datetime]
+
+
+class Decision(Base):
+    """What one rule said of one request or volume: `warn`, `hold` or `deny`. Rules that said nothing leave no row."""
+
+    __tablename__ = "decisions"
+
+    event: Mapped[str] = mapped_column(primary_key=True)
+    rule: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    point: Mapped[str]
+    """`request` or `publication`; what was decided at access is in the block-server's log, which knows no bus."""
+    outcome: Mapped[str]
+    message: Mapped[str]
+    error: Mapped[str]
+    """Why the rule could not be evaluated; empty where it could."""
+    job: Mapped[str]
+    revision: Mapped[int | None] = mapped_column(Integer)
+    """None for a request that was refused before it claimed one."""
+    volume: Mapped[str | None]
+    source: Mapped[str]
+    source_id: Mapped[str]
+    purpose: Mapped[str]
+    policy: Mapped[str]
+    """Digest of the policy."""
+
+    __table_args__ = (
+        Index("ix_decisions_at", "at", "event", "rule"),
+        Index("ix_decisions_job", "job", "at"),
+        Index("ix_decisions_rule", "rule", "at"),
+    )
