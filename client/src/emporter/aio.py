@@ -9,7 +9,7 @@ async with aio.connect() as emporter:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -36,22 +36,23 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "AsyncVolume", "Outside", "connect"]
 
 
-def connect(stack: Path | str | None = None) -> AsyncClient:
+def connect(stack: Path | str | None = None, token: str | None = None) -> AsyncClient:
     """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
 
-    Connects when first needed. Raises NoStackError.
+    `token`: where the block-server demands one; else EMPORTER_TOKEN. Connects when first needed. Raises NoStackError.
     """
-    return AsyncClient(stack)
+    return AsyncClient(stack, token)
 
 
 class AsyncClient:
     """Everything one can ask of a stack. Belongs to one event loop; close it, or use it in `async with`.
 
-    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else); else as for `connect`.
+    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else), which may be that of a
+    signed link; else as for `connect`. `token`: where the block-server demands one; else EMPORTER_TOKEN.
     """
 
-    def __init__(self, stack: Connection | Path | str | None = None) -> None:
-        self.connection = connection_to(stack)
+    def __init__(self, stack: Connection | Path | str | None = None, token: str | None = None) -> None:
+        self.connection = connection_to(stack, token)
         self._bus_client: BusClient | None = None
         self._web_client: WebClient | None = None
 
@@ -155,6 +156,15 @@ class AsyncClient:
     async def volume(self, volume: str) -> AsyncVolume:
         """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""
         return AsyncVolume(self._web, await self._web.document(paths.volume(VolumeRef.parse(volume))))
+
+    async def link(self, volumes: Sequence[str], expires_seconds: int, budget: Mapping[str, int] | None = None) -> Document:
+        """A signed link to volumes as they are now, and their labels: {"base", "volumes", "expires_at"}.
+
+        Who has `base` reads them below it as below the block-server's own address, without a token, until it expires.
+        Raises RefusedByServiceError.
+        """
+        body = {"volumes": list(volumes), "expires_seconds": expires_seconds, "budget": budget}
+        return await self._web.document("/v1/links", body)
 
     async def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
         """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from emporter import paths
 from emporter.aio import AsyncClient
-from emporter.connection import Connection, known
+from emporter.connection import Connection
 from emporter.described import Outside
 from emporter.volume import Volume
 from emporter.wire import Wire
@@ -41,12 +41,12 @@ __all__ = ["Client", "Volume", "connect"]
 T = TypeVar("T")
 
 
-def connect(stack: Path | str | None = None) -> Client:
+def connect(stack: Path | str | None = None, token: str | None = None) -> Client:
     """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
 
-    Connects when first needed. Raises NoStackError.
+    `token`: where the block-server demands one; else EMPORTER_TOKEN. Connects when first needed. Raises NoStackError.
     """
-    return Client(stack)
+    return Client(stack, token)
 
 
 class _LoopThread:
@@ -77,11 +77,12 @@ class _LoopThread:
 class Client:
     """Everything one can ask of a stack. May be used from several threads. Close it, or use it in `with`.
 
-    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else); else as for `connect`.
+    `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else), which may be that of a
+    signed link; else as for `connect`. `token`: where the block-server demands one; else EMPORTER_TOKEN.
     """
 
-    def __init__(self, stack: Connection | Path | str | None = None) -> None:
-        self._async = AsyncClient(stack)
+    def __init__(self, stack: Connection | Path | str | None = None, token: str | None = None) -> None:
+        self._async = AsyncClient(stack, token)
         self._making = threading.Lock()
         self._started: _LoopThread | None = None
 
@@ -173,8 +174,12 @@ class Client:
 
     def volume(self, volume: str) -> Volume:
         """A volume to read from, pinned to the revision it has now. Raises RefusedByServiceError where there is none."""
-        wire = Wire(known(self._async.connection.blocks, "the block-server", "EMPORTER_BLOCKS_URL"))
+        wire = Wire.to(self._async.connection)
         return Volume(wire, wire.document(paths.volume(VolumeRef.parse(volume))))
+
+    def link(self, volumes: Sequence[str], expires_seconds: int, budget: Mapping[str, int] | None = None) -> Document:
+        """A signed link to volumes as they are now: {"base", "volumes", "expires_at"}. Raises RefusedByServiceError."""
+        return self._thread.run(self._async.link(volumes, expires_seconds, budget))
 
     def block(self, volume: str, origin: Index3, shape: Shape3, level: int = 0, outside: Outside = "error") -> NDArray[Any]:
         """One box of voxels (z, y, x) of a level. For many boxes of one revision use `volume`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 POINTERS = ("EMPORTER_NATS_URL", "EMPORTER_CATALOG_URL", "EMPORTER_BLOCKS_URL")
 """Any of these in the environment says that a stack elsewhere is meant."""
+TOKEN = "EMPORTER_TOKEN"  # noqa: S105  # the name of a variable
+"""Of the block-server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Connection:
     catalog: str
     blocks: str
     stack: StackFiles | None = None
+    token: str = field(default="", repr=False)
+    """Of the block-server, where it demands one."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request to the block-server says."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def inbox(self) -> StoreSettings:
         """The store with the key that may read and write the inbox."""
@@ -48,21 +57,34 @@ class Connection:
 
 def find_connection(folder: Path | None = None) -> Connection:
     """The stack in `folder`, or the one that is meant where nobody says. Raises NoStackError."""
+    return replace(_found(folder), token=os.environ.get(TOKEN, ""))
+
+
+def connection_to(stack: Connection | Path | str | None, token: str | None = None) -> Connection:
+    """What a client was told: a folder of a stack, the URL of a block-server, or nothing; `token` of the block-server, else
+    EMPORTER_TOKEN. Raises NoStackError.
+    """
+    found = _told(stack)
+    return found if token is None else replace(found, token=token)
+
+
+def _told(stack: Connection | Path | str | None) -> Connection:
+    if isinstance(stack, Connection):
+        return stack
+    if isinstance(stack, str) and stack.startswith(("http://", "https://")):
+        base, token = stack.rstrip("/"), os.environ.get(TOKEN, "")
+        return Connection(
+            f"the block-server at {base}", nats="", nats_user=None, nats_password=None, catalog="", blocks=base, token=token
+        )
+    return find_connection(Path(stack) if stack is not None else None)
+
+
+def _found(folder: Path | None) -> Connection:
     if folder is not None:
         return _embedded(StackFiles.at(folder), f"emporter up --data {shlex.quote(str(folder))}")
     if any(os.environ.get(name) for name in POINTERS):
         return _from_environment()
     return _embedded(StackFiles.at(DEFAULT_FOLDER), "emporter up")
-
-
-def connection_to(stack: Connection | Path | str | None) -> Connection:
-    """What a client was told: a folder of a stack, the URL of a block-server, or nothing. Raises NoStackError."""
-    if isinstance(stack, Connection):
-        return stack
-    if isinstance(stack, str) and stack.startswith(("http://", "https://")):
-        base = stack.rstrip("/")
-        return Connection(f"the block-server at {base}", nats="", nats_user=None, nats_password=None, catalog="", blocks=base)
-    return find_connection(Path(stack) if stack is not None else None)
 
 
 def known(base: str, what: str, variable: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from emporter import training
-from emporter.connection import connection_to, known
+from emporter.connection import connection_to
 from emporter.errors import MistakeError
 from emporter.volume import Volume
 from emporter.wire import Wire
@@ -46,12 +46,16 @@ class OpenSet:
         self._alike()
 
     @classmethod
-    def from_manifest(cls, path: Path | str, stack: Path | str | None = None, part: Part = "train") -> Self:
+    def from_manifest(
+        cls, path: Path | str, stack: Path | str | None = None, part: Part = "train", token: str | None = None
+    ) -> Self:
         """The set in a file, on the stack in the folder `stack`, a block-server's URL, or the one `emporter.connect` finds.
+
+        `token`: where the block-server demands one; else EMPORTER_TOKEN.
 
         Raises MistakeError, ChangedVolumeError naming a volume that is not what the set was drawn from.
         """
-        return cls(training.load(path), Wire(known(connection_to(stack).blocks, "the block-server", "EMPORTER_BLOCKS_URL")), part)
+        return cls(training.load(path), Wire.to(connection_to(stack, token)), part)
 
     def __len__(self) -> int:
         return len(self._boxes)

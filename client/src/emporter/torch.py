@@ -41,13 +41,20 @@ class BlockDataset(Dataset):  # type: ignore[misc]  # torch ships no types we fo
 
     @classmethod
     def from_manifest(
-        cls, path: Path | str, stack: Path | str | None = None, part: Part = "train", transform: Transform | None = None
+        cls,
+        path: Path | str,
+        stack: Path | str | None = None,
+        part: Part = "train",
+        transform: Transform | None = None,
+        token: str | None = None,
     ) -> Self:
         """The set in a file that `emporter sample … --manifest` wrote; `stack` is its folder, or a block-server's URL.
 
+        `token`: where the block-server demands one; else EMPORTER_TOKEN.
+
         Raises MistakeError, ChangedVolumeError naming a volume that is not what the set was drawn from.
         """
-        return cls(OpenSet.from_manifest(path, stack, part), transform)
+        return cls(OpenSet.from_manifest(path, stack, part, token), transform)
 
     def __len__(self) -> int:
         return len(self.boxes)

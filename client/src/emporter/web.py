@@ -102,7 +102,7 @@ class WebClient:
         """An answer of the block-server, asked again while it is busy."""
         url = self._blocks(path)
         for _ in range(BUSY_TRIES):
-            answer = await self._answer(url, params, body)
+            answer = await self._answer(url, params, body, self._connection.headers)
             if answer.status_code != BUSY:
                 break
             await asyncio.sleep(wait_seconds(answer.headers))
@@ -116,11 +116,13 @@ class WebClient:
             raise _refusal(answer)
         return answer
 
-    async def _answer(self, url: str, params: Mapping[str, Any], body: Document | None = None) -> httpx.Response:
+    async def _answer(
+        self, url: str, params: Mapping[str, Any], body: Document | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         try:
             if body is not None:
-                return await self._http.post(url, json=body)
-            return await self._http.get(url, params=params)
+                return await self._http.post(url, json=body, headers=headers)
+            return await self._http.get(url, params=params, headers=headers)
         except httpx.HTTPError as error:
             raise _unreachable(url, error) from error
 

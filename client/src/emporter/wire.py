@@ -14,10 +14,11 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode, urlsplit
 
 from emporter.answers import BUSY, BUSY_TRIES, layout_of, refusal_of, wait_seconds
+from emporter.connection import Connection, known
 from emporter.errors import UnreachableError
 
 if TYPE_CHECKING:
@@ -49,13 +50,18 @@ class _Kept:
 
 
 class Wire:
-    """Requests to one base URL, over one connection per thread and process."""
+    """Requests to one base URL, over one connection per thread and process. `headers` go with every one, a token say."""
 
     def __init__(self, base: str, headers: Mapping[str, str] | None = None) -> None:
         self.base = base.rstrip("/")
         self._headers = dict(headers or {})
         self._parts = urlsplit(self.base)
         self._local = threading.local()
+
+    @classmethod
+    def to(cls, connection: Connection) -> Self:
+        """To the block-server of a stack. Raises MistakeError where nobody says where it is."""
+        return cls(known(connection.blocks, "the block-server", "EMPORTER_BLOCKS_URL"), connection.headers)
 
     def __reduce__(self) -> tuple[type[Wire], tuple[str, dict[str, str]]]:
         return type(self), (self.base, self._headers)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emporter.cli.options import Json, Stack, triple, with_client
+from emporter.cli.options import Json, Stack, duration, triple, with_client
 
 if TYPE_CHECKING:
     from emporter.aio import AsyncClient
@@ -26,6 +27,13 @@ def register(app: typer.Typer) -> None:
 def link(
     volume: Volume,
     at: Annotated[str | None, typer.Option("--at", metavar="z,y,x", help="Where to look: voxels of level 0.")] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="7d", help="Sign them: whoever has them reads this volume without a token, so long."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="10GiB/day", help="And no more than that, with --expires.")
+    ] = None,
     json: Json = False,
     stack: Stack = None,
 ) -> None:
@@ -33,17 +41,41 @@ def link(
     from emporter.cli import showing
 
     place = None if at is None else triple(at, "--at")
+    seconds = None if expires is None else duration(expires, "--expires")
+    if seconds is None and budget is not None:
+        raise typer.BadParameter("--budget is of signed links: give --expires, too")
 
-    async def ask(client: AsyncClient) -> Mapping[str, Any]:
-        return (await client.volume(volume)).info
+    async def ask(client: AsyncClient) -> Mapping[str, str]:
+        if seconds is not None:
+            return await _signed(client, volume, place, seconds, budget)
+        if client.connection.token:
+            print("these need your token; --expires 7d makes links for tools that send none", file=sys.stderr)
+        return lines_of((await client.volume(volume)).info, place)
 
-    lines = lines_of(with_client(stack, ask), place)
+    lines = with_client(stack, ask)
     if json:
         showing.print_json(lines)
         return
     width = max(map(len, lines))
     for tool, line in lines.items():
         print(f"{tool:<{width}}  {line}")
+
+
+async def _signed(client: AsyncClient, volume: str, place: Index3 | None, seconds: int, budget: str | None) -> Mapping[str, str]:
+    """The same lines below a signed prefix, and until when they hold."""
+    from dataclasses import replace
+
+    from emporter.aio import AsyncClient
+    from emporter_runtime.access import Budget
+
+    spent = None if budget is None else Budget.parse(budget).model_dump()
+    signed = await client.link([volume], seconds, spent)
+    # Asked through the link itself, at the address known here: that it works is then known, too.
+    prefix = signed["base"][signed["base"].rindex("/s/") :]
+    through = replace(client.connection, blocks=client.connection.blocks + prefix, token="")
+    async with AsyncClient(through) as linked:
+        info = (await linked.volume(signed["volumes"][0])).info
+    return {**lines_of(info, place), "expires": signed["expires_at"]}
 
 
 def lines_of(info: Mapping[str, Any], at: Index3 | None) -> dict[str, str]:

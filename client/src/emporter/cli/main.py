@@ -23,6 +23,7 @@ from emporter.cli import (
     operator,
     sample,
     storing,
+    tokens,
     up,
     verify,
 )
@@ -65,7 +66,9 @@ def root(
     set_stack(stack)
 
 
-for _module in (up, demo, ingest, inspect, browse, jobs, catalog, link, sample, annotating, storing, operator, verify, doctor):
+for _module in (
+    up, demo, ingest, inspect, browse, jobs, catalog, link, sample, annotating, storing, operator, tokens, verify, doctor,
+):  # fmt: skip
     _module.register(app)
 
 

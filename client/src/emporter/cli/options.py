@@ -123,6 +123,17 @@ def voxel_size(text: str) -> tuple[float | None, float | None, float | None]:
     return (z, y, x)
 
 
+SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def duration(text: str, option: str) -> int:
+    """`7d` (also m, h, w) in seconds. Raises typer.BadParameter."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in SECONDS or not (number.isascii() and number.isdigit() and len(number) < 7) or int(number) == 0:
+        raise typer.BadParameter(f"{option} {text}: write a time such as 30m, 12h, 7d or 2w")
+    return int(number) * SECONDS[unit]
+
+
 def parameters(given: Sequence[str]) -> dict[str, Any]:
     """`name=value`, each once; what is JSON (a number, true, a list) is that, anything else text. Raises typer.BadParameter."""
     import json
