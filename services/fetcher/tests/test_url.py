@@ -14,6 +14,7 @@ from emporter_archives.faults import Drop, Silence, SmallerRange, Status, Swap
 from emporter_archives.server import FileServer
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.plans import FetchPlan
+from emporter_readers.cached import BLOCK_BYTES
 from emporter_readers.errors import CorruptObjectError
 from fetcher.errors import HostRefusedError, PrivateAddressError, RangesIgnoredError, SourceChangedError, UrlRefusedError
 from fetcher.gate import Gate
@@ -24,7 +25,6 @@ from fetcher.sources.over_http import planned_object
 from fetcher.sources.protocol import Context
 from fetcher.sources.url import UrlSource
 from fetcher.testing import a_request
-from fetcher.transports.reading import BLOCK_BYTES
 
 PATH = "/data/stack.tif"
 

@@ -13,6 +13,7 @@ from emporter_archives.server import FileServer
 from emporter_contracts.geometry import Box
 from emporter_contracts.plans import FetchPlan
 from emporter_readers.array import MemorySource
+from emporter_readers.chunked.following import root_of
 from emporter_readers.discover import open_volume
 from emporter_readers.errors import OutsideVolumeError, ReaderError
 from emporter_readers.protocol import FoundVolume, Reader
@@ -22,7 +23,6 @@ from fetcher.errors import ForbiddenError, NotInArchiveError, RegionOutsideError
 from fetcher.gate import Gate
 from fetcher.planning import make_plan
 from fetcher.settings import FetcherSettings
-from fetcher.sources.http_arrays import root_of
 from fetcher.sources.url import UrlSource
 from fetcher.testing import a_request
 

@@ -6,11 +6,10 @@ A root is asked for its documents by name, since most archives list nothing: wha
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -18,12 +17,11 @@ from emporter_contracts.commands import IngestRequest
 from emporter_contracts.geometry import Box
 from emporter_contracts.plans import PlannedObject
 from emporter_readers.array import MemorySource
-from emporter_readers.chunked import n5, precomputed, zarr2, zarr3
+from emporter_readers.chunked.following import followed_documents
 from emporter_readers.chunked.format import N5, PRECOMPUTED, ZARR, Choice, ChunkedFormat
-from emporter_readers.chunked.images import dataset_paths, multiscales_of
 from emporter_readers.chunked.shards import ShardedChunks
 from emporter_readers.chunked.stored import Cell, Lookup
-from emporter_readers.chunked.tree import Document, Tree, under
+from emporter_readers.chunked.tree import Tree
 from emporter_readers.protocol import ByteSource, Hints
 from fetcher.errors import NotInArchiveError, RegionOutsideError
 from fetcher.regions import region_of
@@ -31,12 +29,8 @@ from fetcher.sources.over_http import span
 
 MOST_OBJECTS = 200_000
 """Of one plan: thirteen times the largest array of the five archives, and a plan that still fits into memory."""
-MOST_SERIES = 1000
-"""Images looked for below one root: a plate has a few hundred."""
 INDEX_READERS = 8
 """Minishard indexes read at once while a plan is made."""
-
-ZARR_DOCUMENTS = (zarr3.NODE, zarr2.ATTRIBUTES, zarr2.ARRAY, zarr2.GROUP, zarr2.CONSOLIDATED)
 
 
 class ArrayRoot(Protocol):
@@ -81,7 +75,7 @@ class RemoteArray:
 
 async def remote_array(root: ArrayRoot, request: IngestRequest) -> RemoteArray:
     """The array below `root` that `request` means. Raises NotInArchiveError where there is none, ReaderError."""
-    found = await _Following(root, request).documents()
+    found = await followed_documents(root.document, level=request.select.level or 0)
     sources = [MemorySource(name, body) for name, body in found.items()]
     for format_ in (ZARR, N5, PRECOMPUTED):
         if format_.claims(sources):
@@ -139,83 +133,3 @@ async def _in_shards(root: ArrayRoot, layout: ShardedChunks, cells: list[Cell]) 
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return [planned for group in groups for planned in group]
-
-
-class _Following:
-    """From the root's documents to those they speak of, as far as the request needs them."""
-
-    def __init__(self, root: ArrayRoot, request: IngestRequest) -> None:
-        self._root = root
-        self._level = request.select.level or 0
-        self._series = request.select.series
-        self._bodies: dict[str, bytes] = {}
-
-    async def documents(self) -> dict[str, bytes]:
-        """Bodies by name."""
-        await self._get([*ZARR_DOCUMENTS, n5.ATTRIBUTES, precomputed.INFO])
-        if any(name in self._bodies for name in ZARR_DOCUMENTS):
-            await self._zarr("")
-        elif precomputed.INFO not in self._bodies and not n5.is_dataset(self._said(n5.ATTRIBUTES)):
-            await self._n5()
-        return self._bodies
-
-    async def _zarr(self, folder: str) -> None:
-        attributes = self._said(under(folder, zarr2.ATTRIBUTES)) or self._attributes(folder)
-        known = self._consolidated(folder)
-        wanted = []
-        for multiscale in multiscales_of(attributes):
-            paths = dataset_paths(folder, multiscale)
-            wanted += [paths[self._level]] if self._level < len(paths) else []
-        if "bioformats2raw.layout" in {*attributes, *_part(attributes, "ome")}:
-            await self._all_series(folder)
-        names = (zarr3.NODE,) if under(folder, zarr3.NODE) in self._bodies else (zarr2.ARRAY, zarr2.ATTRIBUTES)
-        await self._get([under(path, name) for path in wanted if path not in known for name in names])
-
-    async def _all_series(self, folder: str) -> None:
-        """Images named 0, 1, … until there is none; a gap before the one asked for does not matter."""
-        for number in range(MOST_SERIES):
-            inside = under(folder, str(number))
-            await self._get([under(inside, name) for name in ZARR_DOCUMENTS])
-            if not any(under(inside, name) in self._bodies for name in ZARR_DOCUMENTS):
-                return
-            await self._zarr(inside)
-
-    async def _n5(self) -> None:
-        """Levels named s0, s1, …, or by multiscales."""
-        named = [path for one in multiscales_of(self._said(n5.ATTRIBUTES)) for path in dataset_paths("", one)]
-        await self._get(
-            [under(path, n5.ATTRIBUTES) for path in named[: self._level + 1] or [f"s{k}" for k in range(self._level + 1)]]
-        )
-
-    async def _get(self, names: list[str]) -> None:
-        bodies = await asyncio.gather(*(self._root.document(name) for name in names))
-        # A server that answers every name with a page has none of them.
-        self._bodies.update((name, body) for name, body in zip(names, bodies, strict=True) if body and _is_object(body))
-
-    def _attributes(self, folder: str) -> Document:
-        return _part(self._said(under(folder, zarr3.NODE)), "attributes")
-
-    def _consolidated(self, folder: str) -> set[str]:
-        """Folders whose metadata a document of `folder` holds already."""
-        older = _part(self._said(under(folder, zarr2.CONSOLIDATED)), "metadata")
-        newer = _part(_part(self._said(under(folder, zarr3.NODE)), "consolidated_metadata"), "metadata")
-        return {under(folder, path.rpartition("/")[0]) for path in older if path.endswith(zarr2.ARRAY)} | {
-            under(folder, path) for path in newer
-        }
-
-    def _said(self, name: str) -> Document:
-        body = self._bodies.get(name)
-        said = json.loads(body) if body is not None else {}
-        return said if isinstance(said, dict) else {}
-
-
-def _part(document: Document, key: str) -> Document:
-    part: Any = document.get(key)
-    return part if isinstance(part, dict) else {}
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        return isinstance(json.loads(body), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.plans import FileRootPath, PlannedObject
 from emporter_contracts.storage import is_shown
+from emporter_readers.cached import CachedSource
 from emporter_readers.errors import CorruptObjectError
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource
@@ -21,7 +22,6 @@ from emporter_runtime.file_roots import FileRootError, folder, opened, parts_of,
 from fetcher.errors import CHANGED_HINT, NotInArchiveError, SourceChangedError
 from fetcher.gate import Gate
 from fetcher.sources.protocol import Context, Listing
-from fetcher.transports.reading import CachedSource
 
 PIECE_BYTES = 4 * 2**20
 """Of one read: large enough that hashing, not calls, is what takes time."""

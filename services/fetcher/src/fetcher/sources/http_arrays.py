@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -12,36 +11,12 @@ from emporter_contracts.plans import PlannedObject, Segments
 from emporter_readers.chunked.tree import MOST_JSON_BYTES
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import ArchiveRefusedError, ForbiddenError, NotInArchiveError
-from fetcher.sources.arrays import ZARR_DOCUMENTS
 from fetcher.sources.over_http import HttpObjects, planned_object
 from fetcher.sources.protocol import Context
 
 MOST_AT_ONCE = 64
 """Names probed at once, before the client's own limit by host: a bound on tasks, not on connections."""
-KINDS = ("precomputed", "zarr", "zarr2", "zarr3", "n5")
-"""What may stand before the URL of a root, as Neuroglancer writes it: `precomputed://https://…`."""
-MARKS = frozenset({*ZARR_DOCUMENTS, "attributes.json", "info"})
 _KEPT_IN_PATHS = "/()!$'*,;:@&=+~-_."
-_IN_ARRAY = re.compile(r"\.(zarr|n5)(/|\Z)", re.IGNORECASE)
-_FILE = re.compile(r"\.(zip|tar|tgz|gz|bz2|tiff?|dm[34]|mrc|h5|hdf5?|png|jpe?g)\Z", re.IGNORECASE)
-
-
-def root_of(url: str) -> str | None:
-    """The root of the array that `url` names, None where it looks like the URL of a file.
-
-    Roots are known by a kind in front (`precomputed://https://…`), by a slash at their end, by naming one of the metadata
-    documents, and by a folder `….zarr` or `….n5` on the way.
-    """
-    kind, _, rest = url.partition("://")
-    if kind in KINDS and "://" in rest:
-        return rest.rstrip("/")
-    parts = urlsplit(url)
-    folder, _, last = parts.path.rpartition("/")
-    if last in MARKS:
-        return urlunsplit(parts._replace(path=folder, fragment=""))
-    if not last or (_IN_ARRAY.search(parts.path) and not _FILE.search(last)):
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
-    return None
 
 
 class HttpRoot:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from emporter_contracts import ids, storage
 from emporter_contracts.commands import IngestRequest, Message
 from emporter_contracts.plans import Checksum, InboxKey, PlannedObject
+from emporter_readers.cached import CachedSource
 from emporter_readers.ordering import natural_order
 from emporter_readers.protocol import ByteSource
 from emporter_runtime.errors import ObjectMissingError
@@ -25,7 +26,6 @@ from fetcher.errors import InboxRefusedError
 from fetcher.gate import Gate
 from fetcher.sources.protocol import Context, Listing
 from fetcher.stored import stored_pieces
-from fetcher.transports.reading import CachedSource
 
 INDEX = ".emporter.json"
 MAX_INDEX_BYTES = 64 * 2**20

@@ -11,6 +11,7 @@ from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from emporter_contracts.plans import PlannedObject
+from emporter_readers.cached import CachedSource
 from emporter_readers.protocol import ByteSource
 from emporter_runtime.logging import get_logger
 from fetcher.errors import ArchiveUnreachableError, FetcherError, NotInArchiveError, UrlRefusedError
@@ -21,7 +22,7 @@ from fetcher.transports.addresses import HostPolicy
 from fetcher.transports.ftp import FtpClient
 from fetcher.transports.http import HttpLimits, Probe
 from fetcher.transports.listing import MAX_PAGE_BYTES, Entry, index_entries
-from fetcher.transports.reading import CachedSource, from_thread
+from fetcher.transports.reading import from_thread
 from fetcher.transports.replies import Pinned
 
 T = TypeVar("T")

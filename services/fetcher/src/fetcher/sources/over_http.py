@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator
 
 from emporter_contracts import storage
 from emporter_contracts.plans import Checksum, PlannedObject, Segments
+from emporter_readers.cached import CachedSource
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import RangesIgnoredError
 from fetcher.gate import Gate
 from fetcher.sources.protocol import Context
 from fetcher.transports.addresses import HostPolicy
 from fetcher.transports.http import HttpClient, HttpLimits, Probe
-from fetcher.transports.reading import CachedSource, from_thread
+from fetcher.transports.reading import from_thread
 from fetcher.transports.replies import Pinned
 
 LONGEST_BEGINNING = 64 * 2**20

@@ -21,11 +21,11 @@ from pydantic import JsonValue
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.plans import FileRootPath, InboxKey, Location, PlannedObject, Segments
+from emporter_readers.cached import CachedSource
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import ArchiveRefusedError
 from fetcher.sources.protocol import Context, Listing, Source
 from fetcher.streams import Streams
-from fetcher.transports.reading import CachedSource
 from fetcher.unpacking import SUFFIXES, How, Member, MemberSource, kind_of, members, pieces
 
 TREES = frozenset({".zarray", ".zgroup", "zarr.json", "attributes.json", "info"})

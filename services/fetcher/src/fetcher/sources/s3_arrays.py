@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from emporter_contracts import storage
 from emporter_contracts.plans import PlannedObject, Segments
+from emporter_readers.cached import CachedSource
 from emporter_readers.protocol import ByteSource
 from fetcher.gate import Gate
 from fetcher.sources.over_http import first_byte, pinned
 from fetcher.sources.protocol import Context
-from fetcher.transports.reading import CachedSource, from_thread
+from fetcher.transports.reading import from_thread
 from fetcher.transports.s3 import Bucket, S3Object, S3Place, listing_prefixes
 
 MOST_AT_ONCE = 256

@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator
 
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.plans import PlannedObject
+from emporter_readers.chunked.following import root_of
 from emporter_readers.protocol import ByteSource
 from fetcher.errors import NotInArchiveError, UrlRefusedError
 from fetcher.gate import Gate
 from fetcher.settings import FetcherSettings
 from fetcher.sources.arrays import ArrayRoot, array_objects, remote_array
-from fetcher.sources.http_arrays import HttpRoot, root_of
+from fetcher.sources.http_arrays import HttpRoot
 from fetcher.sources.over_files import FileObjects
 from fetcher.sources.over_http import planned_object
 from fetcher.sources.protocol import Context, Listing
