@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from cataloger.errors import InvalidQueryError
 from cataloger.jsonpaths import match_document
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.errors import TransientError
@@ -149,12 +150,20 @@ def _faults() -> Iterator[None]:
     except EmporterError:
         raise
     except (OSError, DBAPIError, NoConnectionFreeError) as error:
+        if isinstance(error, DBAPIError) and _unwritable(error):
+            # One net under everything: a path, a parameter or a body may hold a NUL, and not every one is looked at before.
+            raise InvalidQueryError("what was asked holds a character no text has", hint="leave out NUL characters") from error
         if isinstance(error, DBAPIError) and not (error.connection_invalidated or _away(error)):
             raise
         reason = str(getattr(error, "orig", error)).split("\n", 1)[0]
         raise DatabaseUnavailableError(
             f"the catalog's database does not answer: {reason}", hint="check EMPORTER_DATABASE_URL and that the server runs"
         ) from error
+
+
+def _unwritable(error: DBAPIError) -> bool:
+    """Whether PostgreSQL was handed a text that is none in its encoding."""
+    return str(getattr(error.orig, "sqlstate", None)) in {"22021", "22P05"}
 
 
 def _away(error: DBAPIError) -> bool:

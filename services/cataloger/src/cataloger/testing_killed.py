@@ -104,6 +104,11 @@ class Cataloger:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = self._begin(log)
@@ -140,8 +145,8 @@ async def rows(database: Database) -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = {}
     async with database.reading() as session:
         for model in REBUILT:
-            names = [column.key for column in inspect(model).columns]
-            keys = [column.key for column in inspect(model).primary_key]
+            names = [str(column.key) for column in inspect(model).columns]
+            keys = [str(column.key) for column in inspect(model).primary_key]
             table = found.setdefault(model.__tablename__, {})
             for row in await session.execute(select(*(getattr(model, name) for name in names))):
                 values = dict(zip(names, row, strict=True))

@@ -18,6 +18,7 @@ from graphql import GraphQLError
 from strawberry.dataloader import DataLoader
 from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
 from cataloger.api import graphql_limits
 from cataloger.api.guard import json_object
@@ -283,7 +284,10 @@ async def answer(catalog: Catalog, body: Document) -> Document:
     if not isinstance(query, str) or not isinstance(variables, dict) or not isinstance(name, str | None):
         raise InvalidQueryError("no GraphQL document", hint='send {"query": "{ volumes { items { id } } }"}')
     graphql_limits.check(query, variables)
-    result = await schema.execute(query, variables, Context.of(catalog), operation_name=name)
+    try:
+        result = await schema.execute(query, variables, Context.of(catalog), operation_name=name)
+    except (CannotGetOperationTypeError, InvalidOperationTypeError) as error:
+        raise InvalidQueryError("the document holds no such query", hint="name one of its queries in operationName") from error
     document: Document = {"data": result.data}
     if result.errors:
         document["errors"] = [_error(error) for error in result.errors]
