@@ -36,7 +36,7 @@ def test_a_volume_says_what_it_is(house: House, web: httpx.Client):
         "chunk": [16, 16, 16], "shard": [32, 32, 32], "role": "image", "labels": [], "labels_of": None, "citation": [],
         "licence": {"spdx": "CC0-1.0", "url": None, "text": None, "known": True},
         "caveats": [{"code": "lossy", "evidence": "jpeg in the archive"}],
-        "links": None, "levels": None, "statistics": None, "digest": made.digest, "voxels_sha256": None, "files": [],
+        "links": None, "levels": None, "statistics": None, "digest": made.digest, "managed": True, "voxels_sha256": None, "files": [],
     }  # fmt: skip
     assert body["levels"][1] == {
         "level": 1, "shape": [12, 12, 12], "chunk": [12, 12, 12], "shard": [12, 12, 12],

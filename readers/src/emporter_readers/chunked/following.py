@@ -18,6 +18,8 @@ from emporter_readers.chunked.tree import Document, under
 
 MOST_SERIES = 1000
 """Images looked for below one root: a plate has a few hundred."""
+MOST_LEVELS = 32
+"""Of one pyramid: the coarsest would be one voxel of 2^31."""
 ZARR_DOCUMENTS = (zarr3.NODE, zarr2.ATTRIBUTES, zarr2.ARRAY, zarr2.GROUP, zarr2.CONSOLIDATED)
 KINDS = ("precomputed", "zarr", "zarr2", "zarr3", "n5")
 """What may stand before the URL of a root, as Neuroglancer writes it: `precomputed://https://…`."""
@@ -48,13 +50,15 @@ def root_of(url: str) -> str | None:
     return None
 
 
-async def followed_documents(fetch: Fetch, *, level: int = 0) -> dict[str, bytes]:
-    """Bodies by name of all metadata that the level asked for needs, of every image; empty where there is no array."""
+async def followed_documents(fetch: Fetch, *, level: int | None = 0) -> dict[str, bytes]:
+    """Bodies by name of all metadata that the level asked for (None: every level) needs, of every image; empty where there is no
+    array.
+    """
     return await _Following(fetch, level).documents()
 
 
 class _Following:
-    def __init__(self, fetch: Fetch, level: int) -> None:
+    def __init__(self, fetch: Fetch, level: int | None) -> None:
         self._fetch = fetch
         self._level = level
         self._bodies: dict[str, bytes] = {}
@@ -73,7 +77,7 @@ class _Following:
         wanted = []
         for multiscale in multiscales_of(attributes):
             paths = dataset_paths(folder, multiscale)
-            wanted += [paths[self._level]] if self._level < len(paths) else []
+            wanted += paths if self._level is None else paths[self._level : self._level + 1]
         if "bioformats2raw.layout" in {*attributes, *_part(attributes, "ome")}:
             await self._all_series(folder)
         names = (zarr3.NODE,) if under(folder, zarr3.NODE) in self._bodies else (zarr2.ARRAY, zarr2.ATTRIBUTES)
@@ -91,8 +95,18 @@ class _Following:
     async def _n5(self) -> None:
         """Levels named s0, s1, …, or by multiscales."""
         named = [path for one in multiscales_of(self._said(n5.ATTRIBUTES)) for path in dataset_paths("", one)]
-        levels = named[: self._level + 1] or [f"s{k}" for k in range(self._level + 1)]
+        if self._level is None and not named:
+            await self._n5_until_none()
+            return
+        levels = named if self._level is None else named[: self._level + 1] or [f"s{k}" for k in range(self._level + 1)]
         await self._get([under(path, n5.ATTRIBUTES) for path in levels])
+
+    async def _n5_until_none(self) -> None:
+        for k in range(MOST_LEVELS):
+            name = under(f"s{k}", n5.ATTRIBUTES)
+            await self._get([name])
+            if name not in self._bodies:
+                return
 
     async def _get(self, names: list[str]) -> None:
         bodies = await asyncio.gather(*(self._fetch(name) for name in names))

@@ -11,7 +11,7 @@ from block_server.middleware import Surroundings
 from block_server.rooms import Rooms
 from block_server.routes import batch, blocks, links, neuroglancer, others, precomputed, sample, view, volumes, zarr, zarr2
 from block_server.settings import BlockServerSettings
-from emporter_runtime.access_gate import Access, Gate
+from emporter_runtime.access_gate import Gate
 from emporter_runtime.health import health_routes, serving
 from emporter_runtime.service import forever
 
@@ -23,7 +23,7 @@ DESCRIPTION = (
 
 def create_app(settings: BlockServerSettings) -> FastAPI:
     """The whole service as an ASGI app; it connects to nothing before the first request. Raises AccessSettingsError."""
-    access = Access.of(settings.access, settings.http_host, settings.access_file, settings.link_secret_key.get_secret_value())
+    access = settings.who_may_read()
     app = FastAPI(
         title="Emporter blocks",
         version="1",

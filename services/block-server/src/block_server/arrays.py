@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
@@ -96,14 +96,22 @@ class Reading:
         self._future.cancel()
 
 
+class Watch(Protocol):
+    """Looks whether a volume that is read where it lies is still what was registered."""
+
+    async def check(self) -> None:
+        """Raises SourceChangedError, SourceAwayError, SourceClosedError."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenVolume:
-    """One immutable revision, ready to be read."""
+    """One immutable revision, ready to be read. `watch`: of one that is read where it lies, checked before every answer."""
 
     ref: VolumeRef
     digest: str
     record: MetadataRecord
     levels: tuple[Level, ...]
+    watch: Watch | None = None
 
     def level(self, number: int) -> Level:
         """Raises UnknownLevelError."""

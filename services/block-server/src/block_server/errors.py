@@ -8,13 +8,17 @@ EmporterError
     ├── NotPinnedError          404  a route of many requests was asked without a revision
     ├── NotAcceptableError      406  the client accepts none of the formats there are
     ├── VoxelSizeUnknownError   409  nanometres were asked of a volume whose voxel size nobody knows
+    ├── SourceChangedError      409  a volume is read where it lies, and its source is not what was registered
     ├── NoLinksError            409  a link was asked for, and this server signs none
     ├── RemovedVolumeError      410  the revision was removed
     ├── TooLargeError           413  one request that is more than all may hold
     ├── UnsuitableViewError     415  what that view can't carry
+    │   └── NotStoredHereError  415  the stored bytes of a volume that is read where it lies, in another format
     ├── OutsideVolumeError      416  a box or slice that leaves the volume
     ├── UnsatisfiableRangeError 416  a byte range past the end of an object
     ├── DamagedVolumeError      502  something that a commit promises is missing or can't be read
+    ├── SourceClosedError       502  the source of a volume that is read where it lies may not be read
+    ├── SourceAwayError         503  … or does not answer
     ├── ClientGoneError         499  the client hung up; nobody is there to be told
     └── BusyError               503  too much is being read at the moment
 """
@@ -82,6 +86,11 @@ class NoLinksError(BlockServerError):
     status = 409
 
 
+class SourceChangedError(BlockServerError):
+    code = "source_changed"
+    status = 409
+
+
 class RemovedVolumeError(BlockServerError):
     code = "volume_removed"
     status = 410
@@ -95,6 +104,18 @@ class TooLargeError(BlockServerError):
 class UnsuitableViewError(BlockServerError):
     code = "unsuitable_view"
     status = 415
+
+
+class NotStoredHereError(UnsuitableViewError):
+    """The bytes of a volume that is read where it lies, in whatever format that is: only its voxels are served."""
+
+    code = "not_stored_here"
+
+    def __init__(self, ref: object, source: str) -> None:
+        super().__init__(
+            f"{ref} is read where it lies and has no OME-Zarr of its own here",
+            hint=f"ask for blocks or /precomputed/{ref}; open {source} itself; or copy it in: emporter ingest {ref}",
+        )
 
 
 class OutsideVolumeError(BlockServerError):
@@ -120,6 +141,20 @@ class UnsatisfiableRangeError(BlockServerError):
 class DamagedVolumeError(BlockServerError):
     code = "data_missing"
     status = 502
+
+
+class SourceClosedError(BlockServerError):
+    code = "source_refused"
+    status = 502
+
+
+class SourceAwayError(BlockServerError):
+    code = "source_unreachable"
+    status = 503
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "5"}
 
 
 class ClientGoneError(BlockServerError):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from block_server.access import grant_of
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
-from block_server.errors import DamagedVolumeError, NotPinnedError
+from block_server.errors import DamagedVolumeError, NotPinnedError, NotStoredHereError
 from block_server.sampling_occupancy import Occupancies
 from block_server.settings import BlockServerSettings
 from block_server.shards import Shards
@@ -97,6 +97,14 @@ async def find_pinned(request: Request, path: Callable[[VolumeRef], str]) -> Ope
             pinned=f"{base_url(request)}/{path(found.volume.ref)}",
         )
     return found.volume
+
+
+async def find_stored(request: Request, path: Callable[[VolumeRef], str]) -> OpenVolume:
+    """`find_pinned`, for a route that gives what is stored here as it is stored. Raises NotStoredHereError."""
+    volume = await find_pinned(request, path)
+    if volume.watch is not None:
+        raise NotStoredHereError(volume.ref, volume.record.metadata.provenance.download_url)
+    return volume
 
 
 async def removed_or_damaged(rooms: Rooms, volume: OpenVolume, error: DamagedVolumeError) -> DamagedVolumeError:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field
 
 from emporter_runtime.access_gate import Mode
+from emporter_runtime.roots import RootSettings
 from emporter_runtime.settings import HttpSettings
 
 MIB = 2**20
 
 
-class BlockServerSettings(HttpSettings):
+class BlockServerSettings(RootSettings, HttpSettings):
     """A store, a port, and how much memory the voxels may take: about cache + in flight + passthrough in all."""
 
     blocks_url: str = ""
@@ -34,9 +34,5 @@ class BlockServerSettings(HttpSettings):
     """Revisions kept open: a few kB each, and no store call to use one again."""
     blocks_fresh_seconds: Annotated[float, Field(ge=0)] = 5.0
     """How old the knowledge may be which revisions are committed and which removed."""
-    access: Mode = "auto"
-    """Who may read: auto demands a token wherever there are tokens or others can connect, required always, open never."""
-    access_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
-    """The file of bearer tokens that `emporter token` writes; read again when it changes."""
-    link_secret_key: SecretStr = SecretStr("")
-    """Signs links (`emporter link --expires`), 32 characters or more; several with commas: the first signs, all are valid."""
+    blocks_source_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How old the look at a source may be whose volume is read where it lies, before an answer from it."""

@@ -18,8 +18,9 @@ NM = 1e-9
 
 
 def showable(volume: OpenVolume) -> bool:
-    """Whether Neuroglancer knows the dtype."""
-    return volume.levels[0].dtype.name in DTYPES
+    """Whether Neuroglancer knows the dtype; of one that is read where it lies, which has no OME-Zarr here, also the lengths."""
+    known = None not in volume.record.metadata.core.voxel_size_nm
+    return volume.levels[0].dtype.name in DTYPES and (volume.watch is None or known)
 
 
 def state_of(volume: OpenVolume, labels: Sequence[OpenVolume], base: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def state_of(volume: OpenVolume, labels: Sequence[OpenVolume], base: str) -> dic
     whole numbers at the centre of a voxel, as OME-Zarr has it.
     """
     finest = volume.levels[0]
-    middle = [t / s + n // 2 for n, s, t in zip(finest.shape, finest.scale, finest.translation, strict=True)]
+    middle = [t + n // 2 for n, t in zip(finest.shape, _origin(volume), strict=True)]
     layers = [_layer(volume, base), *(_segmentation(one, base) for one in labels if _segments(one))]
     return {
         "dimensions": _dimensions(volume),
@@ -65,7 +66,17 @@ def _segmentation(volume: OpenVolume, base: str) -> dict[str, Any]:
     return {"type": "segmentation", "name": str(volume.ref), "source": _source(volume, base)}
 
 
+def _origin(volume: OpenVolume) -> tuple[float, ...]:
+    """Where the first voxel lies, in voxels z, y, x: as OME-Zarr says it, or by the whole offset that precomputed has."""
+    finest = volume.levels[0]
+    if volume.watch is not None:
+        return volume.record.metadata.core.source_origin
+    return tuple(t / s for t, s in zip(finest.translation, finest.scale, strict=True))
+
+
 def _source(volume: OpenVolume, base: str) -> str:
+    if volume.watch is not None:
+        return f"precomputed://{base}/precomputed/{volume.ref}"
     return f"zarr3://{base}/zarr/{volume.ref}.ome.zarr/"
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from block_server.arrays import OpenVolume, cache_context, open_volume
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError, RemovedVolumeError, UnknownVolumeError
+from block_server.registered import Registered
 from block_server.settings import BlockServerSettings
 from emporter_contracts import storage
 from emporter_contracts.ids import VolumeRef, is_volume_id
@@ -62,6 +63,7 @@ class Volumes:
     def __init__(self, objects: Objects, settings: BlockServerSettings) -> None:
         self._objects = objects
         self._context = cache_context(settings.blocks_cache_bytes)
+        self._registered = Registered(settings, self._context)
         fresh = settings.blocks_fresh_seconds
         self._standing: Kept[str, Standing] = Kept(self._look_up, most=KNOWN, seconds=fresh)
         self._names: Kept[None, list[str]] = Kept(self._list_names, most=1, seconds=fresh)
@@ -78,12 +80,18 @@ class Volumes:
             return _pinned(ref, await self._standing.fresh(ref.volume))
 
     async def opened(self, pinned: VolumeRef) -> OpenVolume:
-        """A revision that `pinned` gave, ready to be read. Raises DamagedVolumeError, StoreUnavailableError."""
+        """A revision that `pinned` gave, ready to be read.
+
+        Raises DamagedVolumeError, StoreUnavailableError; of one that is read where it lies also SourceChangedError and its like.
+        """
         try:
-            return await self._open.get(pinned)
+            volume = await self._open.get(pinned)
         except DamagedVolumeError:
             await self.look_again(pinned)
             raise
+        if volume.watch is not None:
+            await volume.watch.check()
+        return volume
 
     async def look_again(self, pinned: VolumeRef) -> None:
         """After something of a revision was found missing: forget it. Raises RemovedVolumeError where it was just removed."""
@@ -145,7 +153,12 @@ class Volumes:
         return labels
 
     async def _open_revision(self, ref: VolumeRef) -> OpenVolume:
-        opened = await open_volume(self._objects, self._context, ref)
+        assert ref.revision is not None
+        document = await self._objects.find(storage.VOLUMES, storage.registration(ref.volume, ref.revision))
+        if document is None:
+            opened = await open_volume(self._objects, self._context, ref)
+        else:
+            opened = await self._registered.open(self._objects, ref, document)
         log.info("opened", volume=str(ref), levels=len(opened.levels))
         return opened
 

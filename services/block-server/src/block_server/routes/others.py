@@ -53,7 +53,7 @@ def _path(*names: str) -> list[dict[str, object]]:
     response_class=Response,
     responses={
         200: {"description": "z,y,x", "content": {one: {} for one in BOSS_TYPES.values()}},
-        **problems(400, 404, 406, 410, 413, 416, 502, 503),
+        **problems(400, 404, 406, 409, 410, 413, 416, 502, 503),
     },
     openapi_extra=documented(None, *_path("collection", "experiment", "v", "resolution", "x", "y", "z")),
 )
@@ -79,7 +79,7 @@ async def boss_cutout(request: Request) -> Response:
     response_class=Response,
     responses={
         200: {"description": "z,y,x", "content": {"application/octet-stream": {}}},
-        **problems(400, 404, 410, 413, 416, 502, 503),
+        **problems(400, 404, 409, 410, 413, 416, 502, 503),
     },
     openapi_extra=documented(None, *_path("uuid", "v", "size", "offset")),
 )
@@ -103,7 +103,7 @@ async def dvid_raw(request: Request) -> Response:
             "description": "of each block x, y, z, bytes (int32, little-endian) and its voxels",
             "content": {"application/octet-stream": {}},
         },
-        **problems(400, 404, 410, 413, 415, 502, 503),
+        **problems(400, 404, 409, 410, 413, 415, 502, 503),
     },
     openapi_extra=documented(BlocksQuery, *_path("uuid", "v")),
 )

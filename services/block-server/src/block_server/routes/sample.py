@@ -112,7 +112,7 @@ async def sample(request: Request) -> Response:
     response_class=Response,
     responses={
         200: {"description": "As it was written", "content": {"application/json": {}}},
-        **problems(400, 404, 410, 502, 503),
+        **problems(400, 404, 409, 410, 502, 503),
     },
     openapi_extra=documented(None, VOLUME),
 )

@@ -60,7 +60,7 @@ async def index(request: Request) -> Response:
 @router.get(
     "/view/{v}",  # noqa: FAST003  # `find` takes it
     response_class=Response,
-    responses=HTML | problems(400, 404, 410, 502, 503),
+    responses=HTML | problems(400, 404, 409, 410, 502, 503),
     openapi_extra=documented(ViewQuery, VOLUME),
 )
 async def view(request: Request) -> Response:
@@ -79,7 +79,7 @@ async def view(request: Request) -> Response:
 @router.get(
     "/view/{v}/thumbnail",  # noqa: FAST003  # `find` takes it
     response_class=Response,
-    responses={307: {"description": "Where the picture is"}, **problems(400, 404, 410, 502, 503)},
+    responses={307: {"description": "Where the picture is"}, **problems(400, 404, 409, 410, 502, 503)},
     openapi_extra=documented(None, VOLUME),
 )
 async def thumbnail(request: Request) -> Response:

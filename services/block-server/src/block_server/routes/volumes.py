@@ -47,6 +47,7 @@ class VolumeSummary(Body):
     volume: str
     revision: int
     ref: str
+    managed: bool | None
     shape: Voxels3 | None
     dtype: str | None
     voxel_size_nm: NmOrNone3 | None
@@ -87,13 +88,15 @@ class Statistics(Body):
 class VolumeInfo(Body):
     """One revision of one volume, axes z, y, x; `shape`, `chunk`, `shard` and `voxel_size_nm` are of level 0.
 
-    `digest` is the commit's; `voxels_sha256` of the level-0 voxels in C order, little-endian; `files` the archive's names.
+    `digest` is the commit's; `voxels_sha256` of the level-0 voxels in C order, little-endian; `files` the archive's names. One
+    that is not `managed` is read from `source_id` where it lies: it has no OME-Zarr here, and is 409 once that changed.
     """
 
     volume: str
     revision: int
     ref: str
     digest: str
+    managed: bool
     voxels_sha256: str | None
     files: list[str]
     description: str
@@ -132,7 +135,7 @@ async def volumes(request: Request) -> VolumeList:
 @router.get(
     "/v1/volumes/{v}",  # noqa: FAST003  # `find` takes it
     response_model=VolumeInfo,
-    responses={304: {"description": "Unchanged (If-None-Match)"}, **problems(400, 404, 410, 502, 503)},
+    responses={304: {"description": "Unchanged (If-None-Match)"}, **problems(400, 404, 409, 410, 502, 503)},
     openapi_extra=documented(None, VOLUME),
 )
 async def volume(request: Request) -> Response:
@@ -169,6 +172,7 @@ def _summary(request: Request, ref: VolumeRef, record: MetadataRecord | None) ->
         volume=ref.volume,
         revision=ref.revision,
         ref=str(ref),
+        managed=None if record is None else record.managed,
         shape=None if core is None else core.volume_shape,
         dtype=None if core is None else core.data_type,
         voxel_size_nm=None if core is None else core.voxel_size_nm,
@@ -187,6 +191,7 @@ def _info(request: Request, volume: OpenVolume, labels: list[str]) -> VolumeInfo
         revision=volume.ref.revision,
         ref=str(volume.ref),
         digest=volume.digest,
+        managed=record.managed,
         voxels_sha256=record.metadata.technical.sha256,
         files=list(record.files),
         description=core.description,

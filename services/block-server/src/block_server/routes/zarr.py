@@ -15,7 +15,7 @@ from block_server.errors import DamagedVolumeError, NoSuchKeyError, Unsatisfiabl
 from block_server.faults import problems
 from block_server.queries import VOLUME, documented
 from block_server.ranges import Wanted, wanted_range
-from block_server.rooms import Rooms, find_pinned, removed_or_damaged, rooms_of
+from block_server.rooms import Rooms, find_stored, removed_or_damaged, rooms_of
 from emporter_contracts import storage
 from emporter_runtime.errors import ObjectMissingError, StoreUnavailableError
 from emporter_runtime.objects import Objects, Part
@@ -38,7 +38,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The object", "content": {"application/octet-stream": {}, "application/json": {}}},
     206: {"description": "The range asked for (one, bounded, open or suffix)", "content": {"application/octet-stream": {}}},
     304: {"description": "The client has it already (If-None-Match)"},
-    **problems(400, 404, 410, 416, 502, 503),
+    **problems(400, 404, 409, 410, 415, 416, 502, 503),
 }
 
 
@@ -95,7 +95,7 @@ async def stored_head(request: Request) -> Response:
 
 async def _object(request: Request, key: str) -> tuple[OpenVolume, str, str]:
     """The revision, the object's key in the store, its ETag. Raises NotPinnedError, NoSuchKeyError."""
-    volume = await find_pinned(request, lambda ref: f"zarr/{ref}.ome.zarr/{quote(key)}")
+    volume = await find_stored(request, lambda ref: f"zarr/{ref}.ome.zarr/{quote(key)}")
     assert volume.ref.revision is not None
     if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable() or len(key) > LONGEST_KEY:
         raise _no_such(volume, key)

@@ -15,7 +15,7 @@ from block_server.errors import DamagedVolumeError, NoSuchKeyError, Unsatisfiabl
 from block_server.faults import problems
 from block_server.queries import VOLUME, documented
 from block_server.ranges import Wanted, wanted_range
-from block_server.rooms import Rooms, find_pinned, removed_or_damaged, rooms_of
+from block_server.rooms import Rooms, find_stored, removed_or_damaged, rooms_of
 from block_server.shards import CHECKSUM_BYTES, Layout
 from emporter_contracts import storage
 from emporter_contracts.geometry import AXES, Index3, grid_shape
@@ -35,7 +35,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The object", "content": {"application/octet-stream": {}, "application/json": {}}},
     206: {"description": "The range asked for", "content": {"application/octet-stream": {}}},
     304: {"description": "The client has it already (If-None-Match)"},
-    **problems(400, 404, 410, 415, 416, 502, 503),
+    **problems(400, 404, 409, 410, 415, 416, 502, 503),
 }
 
 
@@ -65,7 +65,7 @@ async def seen_head(request: Request) -> Response:
 
 async def _answer(request: Request, *, head: bool) -> Response:
     rooms, key = rooms_of(request), request.path_params["key"]
-    volume = await find_pinned(request, lambda ref: f"zarr2/{ref}.ome.zarr/{quote(key)}")
+    volume = await find_stored(request, lambda ref: f"zarr2/{ref}.ome.zarr/{quote(key)}")
     tag = etag(volume, "zarr2", key)
     headers = {"etag": tag, "cache-control": FOR_EVER, "accept-ranges": "bytes"}
     chunk = _chunk(volume, key)
