@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from emporter_contracts import commands, events, jobs, plans, subjects, topology
+from emporter_contracts import commands, events, jobs, plans, policy, subjects, topology
 
 SPEC_VERSION = "3.0.0"
 API_VERSION = "1.0.0"
@@ -48,6 +48,7 @@ SAID: tuple[Said, ...] = (
     Said("convertDone", "convert.done.{job}.{revision}.{volume}.{level}.{n}", events.ConvertDone, "converter", "event"),
     Said("levelComplete", "convert.level.complete.{volume}.{revision}.{level}", events.LevelComplete, "converter", "event"),
     Said("volumeComplete", "convert.volume.complete.{volume}.{revision}", events.VolumeComplete, "converter", "event"),
+    Said("policyDecided", subjects.policy_decided("{job}"), policy.PolicyDecided, "fetcher, converter", "event"),
     Said("deadLetter", "dlq.{subject}", events.DeadLetter, "any service", "event"),
 )
 """Every kind of message there is."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import asyncapi, commands, events, jobs, plans, records, registrations, training
+from emporter_contracts import asyncapi, commands, events, jobs, plans, policy, records, registrations, training
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -48,6 +48,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     events.VolumeComplete,
     events.Progress,
     events.DeadLetter,
+    policy.PolicyDecided,
     jobs.JobStatus,
     plans.StoredRequest,
     plans.PlanSummary,

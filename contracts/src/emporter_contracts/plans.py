@@ -214,6 +214,8 @@ class StoredRequest(Message):
     request: IngestRequest
     event_id: str
     received_at: datetime
+    purpose: str = ""
+    """What it is wanted for, as whoever asked says (`policy.PURPOSE_HEADER`)."""
 
 
 class PlanSummary(Message):
@@ -278,6 +280,8 @@ class Hold(Message):
     revision: int
     gates: tuple[str, ...]
     held_at: datetime
+    rules: tuple[str, ...] = ()
+    """Rules of the policy that hold it."""
 
 
 class Tombstone(Message):

@@ -15,6 +15,7 @@ from emporter_contracts.commands import Index3, Message, Shape3
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Licence, ManifestObject, Role
+from emporter_contracts.policy import RuleDecision
 
 RECORD_VERSION = "2.0"
 MAX_SAFE_INTEGER = 2**53
@@ -149,6 +150,10 @@ class MetadataRecord(Message):
     citation: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     files: tuple[str, ...] = ()
+    embargo_until: datetime | None = None
+    """As the request said; what follows from it, rules say."""
+    decisions: tuple[RuleDecision, ...] = ()
+    """What the policy's rules said when it was to be published."""
     additional_metadata: dict[str, JsonValue] = {}
 
 

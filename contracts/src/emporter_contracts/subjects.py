@@ -21,6 +21,7 @@ RAW_PLAN_READY = "raw.plan.ready.*"
 RAW_MANIFEST_COMPLETE = "raw.manifest.complete.*"
 LEVEL_COMPLETE = "convert.level.complete.>"
 VOLUME_COMPLETE = "convert.volume.complete.>"
+POLICY_DECIDED = "policy.decided.*"
 STATUS = "status.*"
 DLQ = "dlq.>"
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
@@ -111,6 +112,10 @@ def level_complete(volume: str, revision: int, level: int) -> str:
 
 def volume_complete(volume: str, revision: int) -> str:
     return f"convert.volume.complete.{volume}.{revision}"
+
+
+def policy_decided(job: str) -> str:
+    return f"policy.decided.{job}"
 
 
 def dead_letter(subject: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from emporter_runtime.config import ConfigFile
@@ -53,6 +53,8 @@ class HttpSettings(StoreSettings):
     log_format: Literal["json", "console"] = "json"
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
     """How long running handlers may take to finish after SIGTERM."""
+    policy: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
+    """YAML file of the operator's rules (docs/policy.md); without one there are none."""
 
 
 class Settings(HttpSettings):

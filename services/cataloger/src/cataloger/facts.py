@@ -8,6 +8,7 @@ from typing import Any
 
 from emporter_contracts.events import RunEvent, event_type
 from emporter_contracts.jobs import JobStatus
+from emporter_contracts.policy import PolicyDecided
 from emporter_runtime.bus import Delivery
 
 
@@ -39,6 +40,20 @@ def fact_of_event(event: RunEvent, delivery: Delivery) -> Fact:
         at=said_at(delivery),
         volume=getattr(event, "volume", None),
         data=event.model_dump(mode="json", exclude={"job", "revision", "generation", "volume"}),
+    )
+
+
+def fact_of_decisions(event: PolicyDecided, delivery: Delivery) -> Fact:
+    """The fact in what a policy decided. A request that was refused before it claimed a revision has revision 0."""
+    return Fact(
+        id=delivery.event_id,
+        type=event_type(PolicyDecided),
+        job=event.job,
+        revision=event.revision or 0,
+        generation=0,
+        at=event.at,
+        volume=event.volume,
+        data=event.model_dump(mode="json", exclude={"job", "revision", "volume"}),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter
 
-from cataloger.facts import fact_of_event, fact_of_status
+from cataloger.facts import fact_of_decisions, fact_of_event, fact_of_status
 from cataloger.intake import Intake
 from cataloger.queries import Catalog
 from emporter_contracts import subjects
@@ -20,10 +20,11 @@ from emporter_contracts.events import (
     event_type,
 )
 from emporter_contracts.jobs import JobStatus
+from emporter_contracts.policy import PolicyDecided
 from emporter_runtime.bus import Bus, Delivery
 
-EVENTS: dict[str, type[RunEvent]] = {
-    event_type(model): model for model in (RawPlanReady, RawManifestComplete, LevelComplete, VolumeComplete)
+EVENTS: dict[str, type[RunEvent | PolicyDecided]] = {
+    event_type(model): model for model in (RawPlanReady, RawManifestComplete, LevelComplete, VolumeComplete, PolicyDecided)
 }
 """What the consumer `cataloger-events` delivers, by `ce-type`."""
 
@@ -37,14 +38,17 @@ def _known(kind: str) -> str:
 _KIND: TypeAdapter[str] = TypeAdapter(Annotated[str, AfterValidator(_known)])
 
 
-def read_event(body: bytes, delivery: Delivery) -> RunEvent:
+def read_event(body: bytes, delivery: Delivery) -> RunEvent | PolicyDecided:
     """The event in a body, by its `ce-type`. Raises pydantic.ValidationError, which makes it a dead letter."""
     kind = _KIND.validate_python(delivery.headers.get("ce-type", ""))
     return EVENTS[kind].model_validate_json(body)
 
 
-async def take_event(intake: Intake, event: RunEvent, delivery: Delivery) -> None:
+async def take_event(intake: Intake, event: RunEvent | PolicyDecided, delivery: Delivery) -> None:
     """What an event does, by its type."""
+    if isinstance(event, PolicyDecided):
+        await intake.decided(event, fact_of_decisions(event, delivery))
+        return
     fact = fact_of_event(event, delivery)
     if isinstance(event, RawPlanReady):
         await intake.plan_ready(event, fact)

@@ -15,6 +15,7 @@ from cataloger.database import Database
 from cataloger.facts import Fact
 from cataloger.feed import Feed
 from cataloger.models import Job
+from cataloger.policy import decisions_of
 from cataloger.records import document, moved, placeholder, planned, rank, rank_of, stub
 from cataloger.repository import Writer, uncommitted
 from cataloger.store import Final, read_final, read_manifest, read_plan
@@ -22,6 +23,7 @@ from emporter_contracts.events import RawManifestComplete, RawPlanReady, VolumeC
 from emporter_contracts.ids import job_of
 from emporter_contracts.jobs import JobState, JobStatus
 from emporter_contracts.plans import FetchPlan, Manifest
+from emporter_contracts.policy import PolicyDecided
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
@@ -140,6 +142,14 @@ class Intake:
             if any(news):
                 await writer.refresh(job_of(volume))
         return any(news)
+
+    async def decided(self, event: PolicyDecided, fact: Fact) -> None:
+        """What rules of the policy said; it changes no volume."""
+        async with self._database.writing() as session:
+            writer = Writer(session)
+            await writer.keep(decisions_of(event, fact.id))
+            if await writer.note(fact):
+                await writer.tell(fact, event.source)
 
     async def listed(self, fact: Fact) -> None:
         """A fact that changes nothing the catalog shows but the volume's history."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import undefer
 from cataloger.database import Database
 from cataloger.facts import Fact, cloud_event_of
 from cataloger.lineage import url_key
-from cataloger.models import Annotation, Base, Event, Job, RawObject, Revision, Volume
+from cataloger.models import Annotation, Base, Decision, Event, Job, RawObject, Revision, Volume
 from cataloger.models import Delivery as DeliveryRow
 from cataloger.records import DERIVATION, State, columns, current, storable
 from cataloger.validation import problems
@@ -38,6 +38,11 @@ class Writer:
         """List a fact; whether it was not listed before."""
         values = {name: getattr(fact, name) for name in Event.__mapper__.columns.keys()}  # noqa: SIM118  # no dict
         return await self._create(Event, values | {"data": storable(fact.data)})
+
+    async def keep(self, decisions: Iterable[dict[str, Any]]) -> None:
+        """Enter what rules decided, each once."""
+        for row in decisions:
+            await self._session.execute(self._insert(Decision).values(row).on_conflict_do_nothing())
 
     async def source_of(self, job: str) -> str:
         """The source of a job, empty where the job is not known."""
