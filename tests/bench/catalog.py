@@ -1,6 +1,6 @@
 """A catalog of a million volumes on PostgreSQL: how long typical questions take, and which indexes answer them.
 
-`python tests/bench/catalog.py [--volumes N] [--rounds N] [--json FILE] [--server URL]`. The server is one of its own in a temporary
+`python tests/bench/catalog.py [--volumes N] [--rounds N] [--json FILE] [--server URL] [--archives DIR]`. The server is one of its own in a temporary
 folder, or one that runs; there the filled database stays, and the next run asks it at once. Records are made and derived as the catalog does it, for TEMPLATES volumes; those are copied with other ids, times and sizes. Every question is asked
 through `queries.Catalog`, so the time is that of the whole answer but HTTP.
 """
@@ -29,6 +29,7 @@ from cataloger.repository import Writer
 from cataloger.testing import postgres_binaries, postgres_server
 from cataloger.testing_builders import a_record, a_status
 from cataloger.testing_plans import plans_of
+from cataloger.testing_replies import LOOKED_FOR, records
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.plans import Caveat, Licence
 from emporter_contracts.records import Statistics
@@ -210,6 +211,30 @@ async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+async def look(database: Database, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """What somebody would type for the real replies in `folder`, among all the others: what comes first, and how long it takes."""
+    for record in records(folder):
+        async with database.writing() as session:
+            writer = Writer(session)
+            await writer.open(a_status(job=record.volume))
+            await writer.put(record.volume, record.volume, 1, record.model_dump(mode="json"), committed=True)
+            await writer.refresh(record.volume)
+    catalog, rows = Catalog(database), []
+    print(f"\n{'words, by relevance':32}{'first':>30}{'p50 ms':>9}{'p95 ms':>9}", flush=True)
+    for words, wanted in LOOKED_FOR:
+        took = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            page = await catalog.volumes(CatalogQuery(q=words, sort="relevance", limit=50))
+            took.append((time.perf_counter() - began) * 1000)
+        first = page.items[0]["volume"] if page.items else "nothing"
+        said = first if first == wanted else f"{first}, not {wanted}"
+        p50, p95 = statistics.median(took), statistics.quantiles(took, n=20)[-1]
+        rows.append({"words": words, "first": first, "wanted": wanted, "p50_ms": round(p50, 1), "p95_ms": round(p95, 1)})
+        print(f"{words:32}{said:>30}{p50:>9.1f}{p95:>9.1f}", flush=True)
+    return rows
+
+
 async def create(url: str, name: str) -> bool:
     """Make an empty database; False where it is there."""
     engine = create_async_engine(f"{url}/postgres", isolation_level="AUTOCOMMIT")
@@ -221,7 +246,7 @@ async def create(url: str, name: str) -> bool:
     return not there
 
 
-async def run(url: str, volumes: int, rounds: int) -> dict[str, Any]:
+async def run(url: str, volumes: int, rounds: int, archives: Path | None) -> dict[str, Any]:
     """Fill, measure, and say how large it all became."""
     name = f"bench{volumes}"
     database = Database.open(f"{url}/{name}")
@@ -232,8 +257,9 @@ async def run(url: str, volumes: int, rounds: int) -> dict[str, Any]:
         size = (await session.execute(text("SELECT pg_database_size(current_database())"))).scalar_one()
     print(f"{volumes} volumes, {size / 2**30:.1f} GiB\n{'question':26}{'p50 ms':>9}{'p95 ms':>9}  indexes", flush=True)
     rows = await measure(database, rounds)
+    looked_for = await look(database, archives, rounds) if archives else []
     await database.close()
-    return {"volumes": volumes, "bytes": size, "questions": rows}
+    return {"volumes": volumes, "bytes": size, "questions": rows, "looked_for": looked_for}
 
 
 def main() -> int:
@@ -243,12 +269,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     parser.add_argument("--server", help="URL of a server that runs, as postgresql+asyncpg://user@host:port")
+    parser.add_argument("--archives", type=Path, help="folder of real replies of archives, looked for among all the others")
     chosen = parser.parse_args()
     if chosen.server is None and postgres_binaries() is None:
         print("no PostgreSQL server here (Debian: apt-get install postgresql)", file=sys.stderr)
         return 2
     with nullcontext(chosen.server) if chosen.server else postgres_server() as url:
-        found = asyncio.run(run(url, chosen.volumes, chosen.rounds))
+        found = asyncio.run(run(url, chosen.volumes, chosen.rounds, chosen.archives))
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     return int(any(row["p95_ms"] > LIMIT_MS for row in found["questions"]))
