@@ -32,11 +32,11 @@ class Connection:
     blocks: str
     stack: StackFiles | None = None
     token: str = field(default="", repr=False)
-    """Of the block-server, where it demands one."""
+    """Where block-server and catalog demand one."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request to the block-server says."""
+        """What every request to block-server and catalog says."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def inbox(self) -> StoreSettings:

@@ -32,7 +32,8 @@ class WebClient:
         self._connection = connection
         local = {(urlsplit(url).hostname or "") for url in (connection.catalog, connection.blocks)}
         # A proxy in the environment is for elsewhere, never for this machine.
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not local <= {"127.0.0.1", "localhost", "::1", ""})
+        outside = not local <= {"127.0.0.1", "localhost", "::1", ""}
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=outside, headers=connection.headers)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -102,7 +103,7 @@ class WebClient:
         """An answer of the block-server, asked again while it is busy."""
         url = self._blocks(path)
         for _ in range(BUSY_TRIES):
-            answer = await self._answer(url, params, body, self._connection.headers)
+            answer = await self._answer(url, params, body)
             if answer.status_code != BUSY:
                 break
             await asyncio.sleep(wait_seconds(answer.headers))
@@ -116,13 +117,11 @@ class WebClient:
             raise _refusal(answer)
         return answer
 
-    async def _answer(
-        self, url: str, params: Mapping[str, Any], body: Document | None = None, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
+    async def _answer(self, url: str, params: Mapping[str, Any], body: Document | None = None) -> httpx.Response:
         try:
             if body is not None:
-                return await self._http.post(url, json=body, headers=headers)
-            return await self._http.get(url, params=params, headers=headers)
+                return await self._http.post(url, json=body)
+            return await self._http.get(url, params=params)
         except httpx.HTTPError as error:
             raise _unreachable(url, error) from error
 

@@ -110,10 +110,10 @@ class Access:
         """What an Authorization header grants. Raises NotAdmittedError."""
         if not self.demanded:
             return EVERYTHING
-        kind, _, text = (header or "").partition(" ")
-        if kind.lower() != "bearer" or not text.strip():
+        text = _bearer(header)
+        if not text:
             raise NotAdmittedError("this needs a token, or a signed link", hint=_ASK, given=False)
-        token = self.tokens.known(text.strip()) if self.tokens else None
+        token = self.tokens.known(text) if self.tokens else None
         if token is None:
             raise NotAdmittedError("this token is not known here", hint="ask the operator for a new one", given=True)
         if not token.alive(self.clock()):
@@ -226,6 +226,16 @@ class _Going:
         if self._purses and number:
             self._counted += number
             self._meter.count(self._purses, number)
+
+
+def bearer_of(scope: Scope) -> str:
+    """The bearer token a request brings; empty where it brings none."""
+    return _bearer(_header(scope, b"authorization"))
+
+
+def _bearer(header: str | None) -> str:
+    kind, _, text = (header or "").partition(" ")
+    return text.strip() if kind.lower() == "bearer" else ""
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -6,14 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from emporter_runtime.access_gate import Mode
+from emporter_runtime.access_settings import AccessSettings
 from emporter_runtime.roots import RootSettings
-from emporter_runtime.settings import HttpSettings
 
 MIB = 2**20
 
 
-class BlockServerSettings(RootSettings, HttpSettings):
+class BlockServerSettings(RootSettings, AccessSettings):
     """A store, a port, and how much memory the voxels may take: about cache + in flight + passthrough in all."""
 
     blocks_url: str = ""

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from emporter_runtime.access_settings import AccessSettings
 from emporter_runtime.settings import Settings
 
 
-class CatalogerSettings(Settings):
+class CatalogerSettings(Settings, AccessSettings):
     """The settings every service has, and where the catalog lies."""
 
     database_url: Annotated[str, Field(pattern=r"^(sqlite\+aiosqlite:///.+|postgresql\+asyncpg://.+)$")] = (

@@ -46,7 +46,11 @@ def build(
     """The ASGI application; `more` add routes of their own."""
     app = FastAPI(title="Emporter catalog", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["X-Emporter-Revision", "Retry-After"]
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET"],
+        allow_headers=["Authorization"],
+        expose_headers=["X-Emporter-Revision", "Retry-After"],
     )
     app.router.routes.extend(health_routes(checks))
     _problems(app)
