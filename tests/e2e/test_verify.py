@@ -88,6 +88,16 @@ def test_a_missing_shard_and_a_metadata_file_that_was_written_over_are_found(sta
     assert not found["digest"]["well"]
 
 
+def test_a_flipped_bit_in_the_occupancy_index_is_found_and_named(stack, archive, tmp_path):
+    volume = ingested(stack, archive, tmp_path, "occupied.tif")
+    [index] = stored(stack, storage.VOLUMES, f"{volume}/r1/occupancy.zarr")
+    flip(index)
+    status, found = verify(stack, volume)
+    assert status == 1
+    assert "occupancy.zarr/c/0/0/0 is not as it was committed" in found["digest"]["found"]
+    assert found["voxels"]["well"]
+
+
 def test_raw_objects_that_changed_are_named_and_those_that_are_gone_are_said_to_be(stack, archive, tmp_path):
     volume = ingested(stack, archive, tmp_path, "raw.tif")
     run = json.loads((stack.files.root / "store" / storage.RAW / storage.manifest(volume, 1)).read_text())

@@ -269,6 +269,9 @@ class Commit(Message):
     volume: str
     revision: int
     digest: str
+    """Of shards, their metadata and the occupancy index: the same voxels converted in the same way have the same one."""
+    documents: dict[str, str] = {}
+    """SHA-256 of what else is stored of the revision, by key: it names times and jobs, or holds rounded numbers."""
     job: str
     committed_at: datetime
 

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.digesting import sum_of, sums_said, volume_digest
 from converter.errors import ChangedSourceError, CorruptVolumeError
 from converter.memory import THREADS, working_memory
-from converter.recording import volume_digest
 from converter.settings import ConverterSettings
 from converter.sources import open_reader, open_source
 from converter.stored import StoredLevel
@@ -132,12 +132,20 @@ def _shards(objects: Objects, revision: Audited) -> str:
 
 
 def _digest(objects: Objects, revision: Audited) -> str:
-    """The metadata and the ledger of shards are those that were committed."""
-    root = storage.zarr_root(revision.plan.volume, revision.commit.revision)
-    arrays = {key: objects.get_sync(storage.VOLUMES, root + key) for key in revision.digests["arrays"]}
-    found = volume_digest(arrays, revision.entered)
+    """Metadata, record and all that lies beside the shards are what was committed, and the digest is the commit's."""
+    said, volume, number = revision.digests, revision.plan.volume, revision.commit.revision
+    folders = {"arrays": storage.zarr_root(volume, number), "occupancy": storage.digests(volume, number).rpartition("/")[0] + "/"}
+    sums = {folder + key: held.sha256 for part, folder in folders.items() for key, held in sums_said(said, part).items()}
+    differing = []
+    for key, sha256 in (sums | revision.commit.documents).items():
+        body = objects.find_sync(storage.VOLUMES, key)
+        if body is None or sum_of(body).sha256 != sha256:
+            differing.append(f"{key} is missing" if body is None else f"{key} is not as it was committed")
+    found = volume_digest(revision.entered, sums_said(said, "arrays"), sums_said(said, "occupancy"))
     if found != revision.commit.digest:
-        raise CorruptVolumeError(f"{found} is not the committed {revision.commit.digest}")
+        differing.append(f"{storage.digests(volume, number)} makes {found}, not the committed {revision.commit.digest}")
+    if differing:
+        raise CorruptVolumeError("; ".join(differing))
     return found
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
+from converter.digesting import Sums, sum_of, sums_said, volume_digest
 from converter.gates import judged
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
@@ -18,11 +18,11 @@ from converter.recording import (
     metadata_record,
     provenance_document,
     sampled,
-    volume_digest,
 )
-from converter.verifying import Shards, look_through, read_back, read_back_all, require_complete
+from converter.verifying import Seen, Shards, look_through, read_back, read_back_all, require_complete
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
+from emporter_contracts.events import ShardWritten
 from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Hold, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
 from emporter_readers.protocol import Reader
@@ -30,6 +30,7 @@ from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
 
 STANDARD = QualityPolicy()
+Entered = Mapping[str, ShardWritten]
 
 
 def finish_volume(
@@ -46,35 +47,48 @@ def finish_volume(
 ) -> str:
     """Verify a volume whose every task is in the ledger (`shards` by level and task), describe it and commit it; blocking.
 
-    Gives the volume's digest. Written in this order, each create-only: digests, slices, provenance, record, hold (where a gate of
-    `policy` says so), group metadata, commit.
+    Gives the volume's digest. Written in this order, each create-only: slices, provenance, record, hold (where a gate of `policy`
+    says so), digests, group metadata, commit.
     Raises CorruptVolumeError where anything differs from what it should be; then nothing is committed.
     """
     plan, revision = conversion_plan.volume(volume), fetch_plan.revision
     entered = require_complete(objects, plan, revision, shards)
-    arrays = array_documents(plan)
-    digest = volume_digest(arrays, entered)
-    if _committed(objects, volume, revision, digest):
-        return digest
+    arrays = {key: sum_of(data) for key, data in array_documents(plan).items()}
+    committed = _committed(objects, volume, revision, entered, arrays)
+    if committed is not None:
+        return committed
     create_arrays(objects, plan, revision)
     memory = working_memory(conversion_plan.memory_bytes)
     seen = look_through(objects, plan, revision, entered, memory, stop)
-    quality = _read_back(objects, plan, revision, request, reader_of(), digest, stop)
+    quality = _read_back(objects, plan, revision, request, reader_of(), seen.sha256, stop)
     stop()
     record = metadata_record(fetch_plan, manifest, plan, seen, quality, entered, datetime.now(UTC))
-    digests = document(digests_document(digest, seen, arrays, entered))
-    objects.create_same_sync(storage.VOLUMES, storage.digests(volume, revision), digests)
-    objects.create_sync(storage.VOLUMES, storage.slices(volume, revision), document(seen.slices.document()))
-    provenance = document(provenance_document(fetch_plan, manifest, request, plan))
-    objects.create_sync(storage.VOLUMES, storage.provenance(volume, revision), provenance)
     metadata = record.metadata.model_copy(update={"quality": judged(record, seen.slices, policy)})
-    record = _recorded(objects, record.model_copy(update={"metadata": metadata}))
+    record = record.model_copy(update={"metadata": metadata})
+    documents = {
+        storage.slices(volume, revision): document(seen.slices.document()),
+        storage.provenance(volume, revision): document(provenance_document(fetch_plan, manifest, request, plan)),
+        storage.record(volume, revision): json_bytes(record),
+    }
+    kept = {key: _kept(objects, key, data) for key, data in documents.items()}
+    record = _recorded(kept[storage.record(volume, revision)], seen)
     _hold(objects, record)
     planned = next(v for v in fetch_plan.volumes if v.volume == volume)
-    statistics = record.metadata.technical.statistics or seen.statistics
-    group = group_document(plan, planned, statistics)
-    objects.create_sync(storage.VOLUMES, storage.zarr_root(volume, revision) + "zarr.json", group)
-    _commit(objects, Commit(volume=volume, revision=revision, digest=digest, job=fetch_plan.job, committed_at=record.updated_at))
+    group = group_document(plan, planned, record.metadata.technical.statistics or seen.statistics)
+    digest = volume_digest(entered, arrays, seen.occupancy)
+    digests = document(digests_document(digest, seen, entered, arrays, seen.occupancy))
+    objects.create_same_sync(storage.VOLUMES, storage.digests(volume, revision), digests)
+    root = storage.zarr_root(volume, revision) + "zarr.json"
+    kept[root] = _kept(objects, root, group)
+    commit = Commit(
+        volume=volume,
+        revision=revision,
+        digest=digest,
+        documents={key: sum_of(body).sha256 for key, body in kept.items()},
+        job=fetch_plan.job,
+        committed_at=record.updated_at,
+    )
+    _commit(objects, commit)
     return digest
 
 
@@ -86,15 +100,18 @@ def _read_back(
     return sampled(read_back(objects, plan, revision, reader, seed, stop))
 
 
-def _recorded(objects: Objects, record: MetadataRecord) -> MetadataRecord:
-    """Write the record, or give the one that an earlier finisher wrote: it differs in its times and software at most."""
-    key = storage.record(record.volume, record.revision)
-    if objects.create_sync(storage.VOLUMES, key, json_bytes(record)):
-        return record
-    earlier = MetadataRecord.model_validate_json(objects.get_sync(storage.VOLUMES, key))
-    if earlier.metadata.technical.sha256 != record.metadata.technical.sha256:
+def _kept(objects: Objects, key: str, data: bytes) -> bytes:
+    """Write an object, or give what an earlier finisher wrote there: of two that differ in their times the first one counts."""
+    return data if objects.create_sync(storage.VOLUMES, key, data) else objects.get_sync(storage.VOLUMES, key)
+
+
+def _recorded(kept: bytes, seen: Seen) -> MetadataRecord:
+    """The record as it was written first. Raises ConflictError where it is of other voxels."""
+    record = MetadataRecord.model_validate_json(kept)
+    if record.metadata.technical.sha256 != seen.sha256:
+        key = storage.record(record.volume, record.revision)
         raise ConflictError(f"{key} describes other voxels", hint="remove the revision with `emporter rm` and convert again")
-    return earlier
+    return record
 
 
 def _hold(objects: Objects, record: MetadataRecord) -> None:
@@ -105,18 +122,28 @@ def _hold(objects: Objects, record: MetadataRecord) -> None:
         objects.create_sync(storage.VOLUMES, storage.hold(record.volume, record.revision), json_bytes(hold))
 
 
-def _committed(objects: Objects, volume: str, revision: int, digest: str) -> bool:
-    """Whether this very state is committed already. Raises ConflictError where another one is."""
+def _committed(objects: Objects, volume: str, revision: int, entered: Entered, arrays: Sums) -> str | None:
+    """The digest of the commit, where these very shards are committed already; None where nothing is.
+
+    Raises ConflictError where others are.
+    """
     body = objects.find_sync(storage.VOLUMES, storage.commit(volume, revision))
     if body is None:
-        return False
-    held: dict[str, Any] = json.loads(body)
-    if held["digest"] != digest:
-        raise ConflictError(f"{volume}@r{revision} is committed with another digest", hint="report this: two programs disagree")
-    return True
+        return None
+    digest = Commit.model_validate_json(body).digest
+    said = json.loads(objects.get_sync(storage.VOLUMES, storage.digests(volume, revision)))
+    if volume_digest(entered, arrays, sums_said(said, "occupancy")) != digest:
+        raise _other(volume, revision)
+    return digest
 
 
 def _commit(objects: Objects, commit: Commit) -> None:
     key = storage.commit(commit.volume, commit.revision)
-    if not objects.create_sync(storage.VOLUMES, key, json_bytes(commit)):
-        _committed(objects, commit.volume, commit.revision, commit.digest)
+    if objects.create_sync(storage.VOLUMES, key, json_bytes(commit)):
+        return
+    if Commit.model_validate_json(objects.get_sync(storage.VOLUMES, key)).digest != commit.digest:
+        raise _other(commit.volume, commit.revision)
+
+
+def _other(volume: str, revision: int) -> ConflictError:
+    return ConflictError(f"{volume}@r{revision} is committed with another digest", hint="report this: two programs disagree")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.digesting import Sum, sum_of
 from converter.ngff import document
 from converter.shards import ShardCodec, array_metadata
 from emporter_contracts import storage
@@ -39,6 +40,8 @@ class OccupancyIndex:
         self._codec = ShardCodec(self._index, COUNT, "zstd")
         self._first = 0
         self._rows = self._empty()
+        self.stored: dict[str, Sum] = {}
+        """What was stored, by key below the folder of the revision."""
 
     def add(self, box: Box, voxels: NDArray[Any]) -> None:
         """Count the voxels of `box`; none of them may come before those of the box that came last."""
@@ -64,7 +67,7 @@ class OccupancyIndex:
         metadata = array_metadata(self._index, COUNT, "zstd")
         said = {"chunk_shape": list(self._level.chunk), "volume_shape": list(self._level.shape), "fill_value": 0}
         data = document({**metadata, "attributes": said})
-        self._objects.put_sync(storage.VOLUMES, f"{self._root}zarr.json", data)
+        self._put("zarr.json", data)
 
     def _store(self) -> None:
         layers = min(len(self._rows), self._index.shape[0] - self._first)
@@ -73,9 +76,13 @@ class OccupancyIndex:
             box = self._codec.box(index)
             counts = self._rows[box.moved((-self._first, 0, 0)).slices()]
             # The same counts whoever finishes: what a finisher that comes late writes changes nothing.
-            data = self._codec.encode(index, np.ascontiguousarray(counts))
-            self._objects.put_sync(storage.VOLUMES, self._root + _key(index), data)
+            self._put(_key(index), self._codec.encode(index, np.ascontiguousarray(counts)))
         self._rows = self._empty()
+
+    def _put(self, key: str, data: bytes) -> None:
+        self._objects.put_sync(storage.VOLUMES, self._root + key, data)
+        folder = self._root.rstrip("/").rpartition("/")[2]
+        self.stored[f"{folder}/{key}"] = sum_of(data)
 
     def _empty(self) -> NDArray[np.uint32]:
         return np.zeros((self._index.shard[0], *self._index.shape[1:]), np.uint32)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+from converter.digesting import Sums
 from converter.shards import ZSTD_LEVEL
 from converter.verifying import VERIFIED_BY, Seen
 from emporter_contracts import storage
@@ -33,22 +33,15 @@ ENCODER = f"tensorstore {version('tensorstore')}"
 COMPRESSION = {"zstd": f"zstd-{ZSTD_LEVEL}", "blosc": f"blosc-zstd-{ZSTD_LEVEL}-shuffle", "none": "none"}
 
 
-def volume_digest(arrays: Mapping[str, bytes], entered: Mapping[str, ShardWritten]) -> str:
-    """What a commit names: SHA-256 over one line per shard, sorted by key, and the array metadata of every level."""
-    digest = hashlib.sha256()
-    for key in sorted(entered):
-        digest.update(f"{key} {entered[key].crc32c} {entered[key].bytes}\n".encode())
-    for key in sorted(arrays):
-        digest.update(f"{key} {hashlib.sha256(arrays[key]).hexdigest()} {len(arrays[key])}\n".encode())
-    return digest.hexdigest()
-
-
-def digests_document(digest: str, seen: Seen, arrays: Mapping[str, bytes], entered: Mapping[str, ShardWritten]) -> dict[str, Any]:
+def digests_document(
+    digest: str, seen: Seen, entered: Mapping[str, ShardWritten], arrays: Sums, occupancy: Sums
+) -> dict[str, Any]:
     """`digests.json`: checksums by which anyone can tell later whether the volume is still what was committed."""
     return {
         "digest": digest,
         "voxels": {"sha256": seen.sha256, "bytes": exact(seen.bytes), "order": "C", "byte_order": "little"},
-        "arrays": {key: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for key, data in sorted(arrays.items())},
+        "arrays": {key: held._asdict() for key, held in sorted(arrays.items())},
+        "occupancy": {key: held._asdict() for key, held in sorted(occupancy.items())},
         "shards": {key: {"bytes": s.bytes, "crc32c": s.crc32c} for key, s in sorted(entered.items())},
     }
 

@@ -21,6 +21,7 @@ import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
 
+from converter.digesting import Sums
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
 from converter.memory import THREADS
@@ -57,12 +58,15 @@ VERIFIED_BY = f"zarr-python {zarr.__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian."""
+    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian, and the objects of
+    the occupancy index it stored.
+    """
 
     sha256: str
     bytes: int
     statistics: Statistics
     slices: SliceFacts
+    occupancy: Sums
 
 
 def require_complete(objects: Objects, plan: VolumePlan, revision: int, shards: Shards) -> dict[str, ShardWritten]:
@@ -122,7 +126,8 @@ def look_through(
             look_above(objects, plan, revision, entered, checks, pool, stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return Seen(digest.hexdigest(), size, counts.statistics(window=plan.role == "image"), slices.facts)
+    statistics = counts.statistics(window=plan.role == "image")
+    return Seen(digest.hexdigest(), size, statistics, slices.facts, occupancy.stored)
 
 
 def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
