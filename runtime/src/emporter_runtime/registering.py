@@ -52,7 +52,7 @@ async def register(objects: Objects, bus: Bus, wanted: Sequence[Registering], *,
         if before is not None and not anew and _same(before, one.registration):
             ref, existing = VolumeRef(before.volume, before.revision), True
         else:
-            ref, existing = await _committed(objects, one, max(revisions, default=0) + 1), False
+            ref, existing = await commit(objects, one, max(revisions, default=0) + 1), False
         # Said again where it was before: whoever was killed between commit and fact comes here.
         await _say(objects, bus, ref)
         found.append(Registered(ref, existing))
@@ -90,7 +90,8 @@ def _same(before: Registration, after: Registration) -> bool:
     return before.model_dump(exclude=changing) == after.model_dump(exclude=changing)
 
 
-async def _committed(objects: Objects, one: Registering, revision: int) -> VolumeRef:
+async def commit(objects: Objects, one: Registering, revision: int) -> VolumeRef:
+    """Commit a volume as this revision. Raises RefusedError where somebody else was faster."""
     registration = one.registration.model_copy(update={"revision": revision})
     record = one.record.model_copy(update={"revision": revision})
     volume = registration.volume
@@ -98,8 +99,8 @@ async def _committed(objects: Objects, one: Registering, revision: int) -> Volum
     await objects.put(storage.VOLUMES, storage.registration(volume, revision), json_bytes(registration))
     await objects.put(storage.VOLUMES, storage.record(volume, revision), json_bytes(record))
     await objects.put(storage.VOLUMES, storage.provenance(volume, revision), _provenance(one, revision))
-    commit = Commit(volume=volume, revision=revision, digest=digest_of(registration), job=job_of(volume), committed_at=now())
-    if not await objects.create(storage.VOLUMES, storage.commit(volume, revision), json_bytes(commit)):
+    point = Commit(volume=volume, revision=revision, digest=digest_of(registration), job=job_of(volume), committed_at=now())
+    if not await objects.create(storage.VOLUMES, storage.commit(volume, revision), json_bytes(point)):
         raise RefusedError(f"{volume} is being registered by somebody else", code="conflict", hint="look at it: emporter volumes")
     log.info("registered", volume=volume, revision=revision, root=registration.root)
     return VolumeRef(volume, revision)

@@ -15,7 +15,14 @@ import httpcore
 
 from emporter_runtime.addresses import PublicBackend
 from emporter_runtime.hosts import host_allowed
-from emporter_runtime.roots import MOST_OBJECT_BYTES, Got, RootRefusedError, RootSettings, RootUnreachableError
+from emporter_runtime.roots import (
+    MOST_OBJECT_BYTES,
+    Got,
+    RootForbiddenError,
+    RootRefusedError,
+    RootSettings,
+    RootUnreachableError,
+)
 
 AT_ONCE = 16
 """Requests to one root at once: what hides the latency of a store without pressing it."""
@@ -105,10 +112,10 @@ class HttpFolder:
         if answer.status in NOT_THERE:
             return None
         if answer.status in (401, 403):
-            raise RootRefusedError(f"{self.url}: {name} may not be read ({answer.status})", hint="is it public?")
+            raise RootForbiddenError(f"{self.url}: {name} may not be read ({answer.status})", hint="is it public?")
         if answer.status == 200 or (ranged and answer.status in (206, 416)):
             return answer
-        raise RootRefusedError(f"{self.url}: {name} is answered with {answer.status}", hint="is this the root of an array?")
+        raise RootForbiddenError(f"{self.url}: {name} is answered with {answer.status}", hint="is this the root of an array?")
 
     async def _once(self, name: str, headers: Mapping[str, str], most: int) -> _Answer:
         parts = urlsplit(self._address)

@@ -36,6 +36,12 @@ class RootRefusedError(PermanentError):
     code = "source_refused"
 
 
+class RootForbiddenError(RootRefusedError):
+    """The source has it, but not for us, or answers with no data. Buckets that may not be listed say so of what is not there."""
+
+    code = "source_forbidden"
+
+
 class RootUnreachableError(TransientError):
     """The source does not answer, answers with an error of its own, or breaks off."""
 
@@ -45,7 +51,7 @@ class RootUnreachableError(TransientError):
 class RootSettings(StoreSettings):
     """What may be opened, in the words the fetcher uses: EMPORTER_FILE_ROOTS, EMPORTER_URL_… and the like."""
 
-    file_roots: dict[str, Path] = {}
+    file_roots: Annotated[dict[str, Path], NoDecode] = {}
     """Folders of this machine that may be named, by name: {"scope1": "/data/scope1"}."""
     url_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that may be opened, as a JSON list or with commas: a host, `*.suffix`, or `*` for every public host."""
@@ -56,6 +62,11 @@ class RootSettings(StoreSettings):
     url_s3_region: str = "us-east-1"
     http_connect_seconds: Annotated[float, Field(gt=0)] = 10.0
     http_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
+
+    @field_validator("file_roots", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("url_allowed_hosts", mode="before")
     @classmethod

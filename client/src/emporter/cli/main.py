@@ -21,6 +21,7 @@ from emporter.cli import (
     jobs,
     link,
     operator,
+    register,
     sample,
     storing,
     tokens,
@@ -67,7 +68,8 @@ def root(
 
 
 for _module in (
-    up, demo, ingest, inspect, browse, jobs, catalog, link, sample, annotating, storing, operator, tokens, verify, doctor,
+    up, demo, ingest, inspect, register, browse, jobs, catalog, link, sample, annotating, storing, operator, tokens, verify,
+    doctor,
 ):  # fmt: skip
     _module.register(app)
 

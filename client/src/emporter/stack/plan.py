@@ -184,7 +184,7 @@ class StackPlan:
 
     def _operator_settings(self) -> dict[str, str]:
         """The services' settings by field: an operator command must wait as they do, and know what they know."""
-        own = ("HTTP_HOST", "HTTP_PORT", "FILE_ROOTS")
+        own = ("HTTP_HOST", "HTTP_PORT")
         given = {n.removeprefix("EMPORTER_"): v for n, v in self._service_environment(0).items() if n.startswith("EMPORTER_")}
         return {name.lower(): value for name, value in given.items() if name not in own}
 

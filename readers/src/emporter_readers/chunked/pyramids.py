@@ -12,8 +12,7 @@ from emporter_readers.array import MemorySource
 from emporter_readers.chunked.decoding import check
 from emporter_readers.chunked.format import N5, PRECOMPUTED, ZARR, Choice, ChunkedFormat
 from emporter_readers.chunked.reader import ChunkedReader
-from emporter_readers.chunked.stored import Lookup
-from emporter_readers.chunked.tree import Tree
+from emporter_readers.chunked.tree import Document, Tree
 from emporter_readers.errors import ReaderError, UnsupportedContentError
 from emporter_readers.protocol import Hints
 from emporter_readers.selecting import matches, series_name
@@ -48,10 +47,8 @@ class Pyramid:
     start: Index3
     levels: tuple[PlacedLevel, ...]
     caveats: tuple[Caveat, ...]
-
-    def with_lookup(self, lookup: Lookup) -> Pyramid:
-        """The same, reading its chunks from `lookup`."""
-        return replace(self, levels=tuple(replace(k, reader=replace(k.reader, lookup=lookup)) for k in self.levels))
+    said: Mapping[str, Document]
+    """The documents of the image and of its finest level, verbatim, by name."""
 
 
 def pyramids(documents: Mapping[str, bytes], hints: Hints, user: VoxelSize | None = None) -> list[Pyramid]:
@@ -90,6 +87,7 @@ def _pyramid(format_: ChunkedFormat, tree: Tree, choice: Choice, hints: Hints, u
         start=finest.level.start,
         levels=tuple(_placed(k, reader, finest, user) for k, reader in enumerate(levels)),
         caveats=(*finest.placed.caveats, *finest.array.caveats, *flagged),
+        said={**(choice.image.said or {}), **finest.array.said},
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from block_server import telemetry
@@ -31,6 +34,7 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
         redirect_slashes=False,  # a Zarr reader takes `key/` for a listing
         docs_url=None,
         redoc_url=None,
+        lifespan=_closing,
     )
     rooms = Rooms.open(settings)
     app.state.rooms = rooms
@@ -47,6 +51,13 @@ def create_app(settings: BlockServerSettings) -> FastAPI:
     telemetry.watch("voxels", rooms.decoding)
     telemetry.watch("stored", rooms.passing)
     return app
+
+
+@asynccontextmanager
+async def _closing(app: FastAPI) -> AsyncIterator[None]:
+    """What volumes are read from is let go of when the service ends."""
+    yield
+    await app.state.rooms.volumes.close()
 
 
 async def serve(settings: BlockServerSettings) -> None:

@@ -29,12 +29,13 @@ from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import Commit
 from emporter_contracts.records import MetadataRecord
 from emporter_contracts.registrations import RegisteredLevel, Registration
+from emporter_readers.chunked.attaching import attached
 from emporter_readers.chunked.pyramids import PlacedLevel, Pyramid, pyramids
 from emporter_readers.errors import ReaderError
 from emporter_readers.protocol import Hints
 from emporter_runtime.errors import PermanentError, TransientError
 from emporter_runtime.objects import Objects
-from emporter_runtime.roots import open_root
+from emporter_runtime.roots import Root, open_root
 
 DECODERS = 16
 """Chunks of sources that are fetched and decoded at once, over all volumes: most of the time they wait for a network."""
@@ -51,6 +52,7 @@ class Registered:
         self._settings = settings
         self._context = context
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="sources")
+        self._roots: list[Root] = []
         self._sources: Kept[_Key, Source] = Kept(self._source, most=WATCHED)
 
     async def open(self, objects: Objects, ref: VolumeRef, document: bytes) -> OpenVolume:
@@ -80,13 +82,20 @@ class Registered:
         )
         return OpenVolume(ref, digest, described, levels, source)
 
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for root in self._roots:
+            await root.close()
+
     async def _source(self, key: _Key) -> Source:
         with source_faults(key.ref):
             root = open_root(key.registration.root, self._settings)
+        self._roots.append(root)
         return Source(key.ref, root, key.registration, self._settings.blocks_source_seconds)
 
     def _level(self, source: Source, number: int, placed: PlacedLevel, said: RegisteredLevel) -> Level:
-        reader = source.attached(placed.reader)
+        reader = attached(placed.reader, source)
         loop = asyncio.get_running_loop()
 
         def fill(box: Box, out: NDArray[Any]) -> None:

@@ -8,19 +8,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TypeVar
 
 from block_server.errors import SourceAwayError, SourceChangedError, SourceClosedError
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.registrations import Registration
-from emporter_readers.array import MemorySource
-from emporter_readers.chunked.reader import ChunkedReader
-from emporter_readers.chunked.shards import ShardedChunks
-from emporter_readers.chunked.stored import Single
 from emporter_readers.chunked.tree import MOST_JSON_BYTES
 from emporter_readers.errors import CorruptObjectError
-from emporter_readers.protocol import ByteSource
 from emporter_runtime.errors import PermanentError, TransientError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.roots import Got, Root
@@ -34,7 +28,10 @@ log = get_logger(__name__)
 
 
 class Source:
-    """Belongs to the event loop it is made in; what `attached` gives is read from worker threads."""
+    """Belongs to the event loop it is made in; its objects (NamedObjects) are read from worker threads.
+
+    Reading raises SourceChangedError, CorruptObjectError, and what the root raises.
+    """
 
     def __init__(self, ref: VolumeRef, root: Root, registration: Registration, seconds: float) -> None:
         self.ref = ref
@@ -84,31 +81,15 @@ class Source:
         self._looked = began
         return {document.name: got.data for document, got in zip(wanted, found, strict=True) if got is not None}
 
-    def attached(self, reader: ChunkedReader) -> ChunkedReader:
-        """`reader`, over the objects of this source."""
-        layout = reader.array.layout
-        if isinstance(layout, Single):
-            return replace(reader, lookup=self._whole)
-        if isinstance(layout, ShardedChunks):
-            return replace(reader, lookup=self._shard)
-        return replace(reader, lookup=self._by_ranges)
-
-    def _whole(self, name: str) -> ByteSource | None:
+    def whole(self, name: str) -> bytes | None:
         got = self._read(name, lambda: self._root.whole(name))
-        return None if got is None else MemorySource(name, got.data)
+        return None if got is None else got.data
 
-    def _shard(self, name: str) -> ByteSource | None:
-        """Chunks that lie alone are an ingest's doing: in an archive all lie in shards."""
-        return self._by_ranges(name) if name.endswith(".shard") else None
-
-    def _by_ranges(self, name: str) -> ByteSource | None:
-        first = self._read(name, lambda: self._root.part(name, 0, 1))
-        return None if first is None else _Ranges(self, name, first.size)
+    def size(self, name: str) -> int | None:
+        got = self._read(name, lambda: self._root.part(name, 0, 1))
+        return None if got is None else got.size
 
     def part(self, name: str, start: int, stop: int) -> bytes:
-        """For worker threads: exactly these bytes. Raises SourceChangedError, CorruptObjectError."""
-        if start == stop:
-            return b""
         got = self._read(name, lambda: self._root.part(name, start, stop))
         if got is None or len(got.data) != stop - start:
             raise CorruptObjectError(f"{name}: ends before byte {stop}")
@@ -161,20 +142,6 @@ class Source:
         self._looking = None
         if not task.cancelled():
             task.exception()  # told to whoever waits
-
-
-class _Ranges:
-    """One object that is read by ranges."""
-
-    def __init__(self, source: Source, name: str, size: int) -> None:
-        self.name = name
-        self.size = size
-        self._source = source
-
-    def read(self, start: int, stop: int) -> bytes:
-        if stop > self.size:
-            raise CorruptObjectError(f"{self.name}: ends at byte {self.size}, needed up to {stop}")
-        return self._source.part(self.name, start, stop)
 
 
 async def _awaited(work: Awaitable[T]) -> T:

@@ -98,6 +98,10 @@ class Volumes:
         self._open.forget(pinned)
         _pinned(pinned, await self._standing.fresh(pinned.volume))
 
+    async def close(self) -> None:
+        """Let go of the sources of volumes that are read where they lie."""
+        await self._registered.close()
+
     async def page(self, limit: int, after: str = "", seen: Callable[[str], bool] = lambda _: True) -> Page:
         """At most `limit` volumes whose names come after `after`, of those that are `seen`."""
         names = [name for name in await self._names.get(None) if name > after and seen(name)]
