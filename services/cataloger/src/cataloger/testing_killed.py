@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,20 @@ class Postgres:
         """SIGKILL to the server and every process of it."""
         assert self._server is not None
         pid = self._server.pid
+        if self._server.poll() is not None:
+            return
+        # Held still meanwhile, so that it begins no other.
+        self._server.send_signal(signal.SIGSTOP)
         backends = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._server.kill()
         self._server.wait()
         for backend in map(int, backends):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(backend, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        deadline = time.monotonic() + 30
+        while any(_alive(int(backend)) for backend in backends):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def create(self, name: str) -> str:
         """The URL of a new database."""
@@ -77,6 +84,13 @@ class Postgres:
         """Run one of PostgreSQL's programs, such as pg_dump, as our user."""
         command = [str(self._binaries / name), "-h", "127.0.0.1", "-p", str(self.port), "-U", "emporter", *arguments]
         _run(command, None, self._folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextmanager
