@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.middleware import Middleware
+
 from cataloger.api import graphql, hooks, writes
+from cataloger.api import policy as policy_routes
+from cataloger.api.gate import CatalogGate
 from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
 from cataloger.curation import Curation
@@ -13,6 +17,7 @@ from cataloger.feed import Feed
 from cataloger.handlers import register
 from cataloger.intake import Intake
 from cataloger.openlineage import Backend, LineageSender
+from cataloger.policy import Policies
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
 from cataloger.repository import rederive
@@ -21,10 +26,12 @@ from cataloger.webhooks import LINEAGE, Post, Sender, Webhooks
 from emporter_runtime.bus import Bus
 from emporter_runtime.health import Check, serving
 from emporter_runtime.objects import Objects
+from emporter_runtime.policy.judging import Policy
 
 
 async def serve(settings: CatalogerSettings) -> None:
-    """Run until cancelled. What is asked over HTTP is answered while the bus is away."""
+    """Run until cancelled. What is asked over HTTP is answered while the bus is away. Raises AccessSettingsError."""
+    access = settings.who_may_read()
     database = Database.open(settings.database_url)
     objects = Objects.open(settings)
     feed = Feed()
@@ -34,18 +41,24 @@ async def serve(settings: CatalogerSettings) -> None:
     sender = Sender(database, post, LineageSender(database, lineage))
     removals = Removals(database, objects, intake)
     catalog = Catalog(database, settings.catalog_url, settings.blocks_url)
+    policies = Policies(database, catalog, Policy.read(settings.policy))
     bus = Bus(settings, service="cataloger")
     register(bus, intake, catalog)
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
     guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
     entering = writes.routes(Curation(database, objects), guard)
     telling = hooks.routes(Webhooks(database), guard)
-    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, entering, graphql.routes(catalog), telling)
+    more = (entering, graphql.routes(catalog), telling, policy_routes.routes(policies))
+    app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, *more)
+    if access is not None:
+        # Innermost: a browser may ask whether it may ask.
+        app.user_middleware.append(Middleware(CatalogGate, access=access, write_token=settings.catalog_token.get_secret_value()))
     try:
         async with serving(app, settings.http_host, settings.http_port):
             try:
                 await migrated(database)
                 await rederive(database)
+                await policies.remember()
                 async with bus.running(), asyncio.TaskGroup() as tasks:
                     tasks.create_task(sender.send_for_ever())
                     await removals.sweep_for_ever(settings.sweep_seconds)
