@@ -14,6 +14,7 @@ from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans
+from emporter_runtime.policy.judging import Policy
 from emporter_runtime.service import forever
 from emporter_runtime.stewarding import Steward
 
@@ -26,7 +27,8 @@ def furnish(settings: ConverterSettings) -> Rooms:
     failures.install(bus, jobs)
     steward = Steward(bus, jobs, "convert", ConvertSteward(bus, jobs, ledger, objects, plans).look)
     workers = Workers(jobs, settings.ack_wait_seconds, threads=settings.converter_tasks + 2)
-    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, read_policy(settings.quality_policy))
+    gates, rules = read_policy(settings.quality_policy), Policy.read(settings.policy)
+    rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, gates, rules)
     register(rooms)
     return rooms
 

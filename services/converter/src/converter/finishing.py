@@ -10,6 +10,7 @@ from converter.digesting import Sums, sum_of, sums_said, volume_digest
 from converter.gates import judged
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
+from converter.publication import hold_of, under_rules
 from converter.quality_policy import QualityPolicy
 from converter.reading import Stop
 from converter.recording import (
@@ -23,13 +24,15 @@ from converter.verifying import Seen, Shards, look_through, read_back, read_back
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.events import ShardWritten
-from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Hold, Manifest, VolumePlan
+from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
 from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
+from emporter_runtime.policy.judging import Policy
 
 STANDARD = QualityPolicy()
+NO_RULES = Policy()
 Entered = Mapping[str, ShardWritten]
 
 
@@ -44,12 +47,15 @@ def finish_volume(
     reader_of: Callable[[], Reader],
     stop: Stop,
     policy: QualityPolicy = STANDARD,
+    rules: Policy = NO_RULES,
+    purpose: str = "",
 ) -> str:
     """Verify a volume whose every task is in the ledger (`shards` by level and task), describe it and commit it; blocking.
 
     Gives the volume's digest. Written in this order, each create-only: slices, provenance, record, hold (where a gate of `policy`
-    says so), digests, group metadata, commit.
-    Raises CorruptVolumeError where anything differs from what it should be; then nothing is committed.
+    or one of `rules` says so), digests, group metadata, commit.
+    Raises CorruptVolumeError where anything differs from what it should be, PolicyDeniedError where a rule refuses; then nothing
+    is committed.
     """
     plan, revision = conversion_plan.volume(volume), fetch_plan.revision
     entered = require_complete(objects, plan, revision, shards)
@@ -64,7 +70,7 @@ def finish_volume(
     stop()
     record = metadata_record(fetch_plan, manifest, plan, seen, quality, entered, datetime.now(UTC))
     metadata = record.metadata.model_copy(update={"quality": judged(record, seen.slices, policy)})
-    record = record.model_copy(update={"metadata": metadata})
+    record = under_rules(record.model_copy(update={"metadata": metadata}), request, rules, purpose)
     documents = {
         storage.slices(volume, revision): document(seen.slices.document()),
         storage.provenance(volume, revision): document(provenance_document(fetch_plan, manifest, request, plan)),
@@ -115,10 +121,9 @@ def _recorded(kept: bytes, seen: Seen) -> MetadataRecord:
 
 
 def _hold(objects: Objects, record: MetadataRecord) -> None:
-    """Before the commit, so that a revision with a failed gate is current at no time. What the written record says counts."""
-    if record.metadata.quality.held:
-        gates = tuple(g.gate for g in record.metadata.quality.gates if g.verdict == "fail")
-        hold = Hold(volume=record.volume, revision=record.revision, gates=gates, held_at=record.updated_at)
+    """Before the commit, so that a revision that is held is current at no time. What the written record says counts."""
+    hold = hold_of(record)
+    if hold is not None:
         objects.create_sync(storage.VOLUMES, storage.hold(record.volume, record.revision), json_bytes(hold))
 
 

@@ -15,7 +15,8 @@ from converter.writing import write_task
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import ConvertTask, FinishVolume, IngestRequest, JobCommand, PlanConversion
 from emporter_contracts.events import ConvertDone, RawManifestComplete, ShardWritten
-from emporter_contracts.plans import ConversionPlan, FetchPlan, Manifest, VolumePlan
+from emporter_contracts.plans import ConversionPlan, FetchPlan, Manifest, StoredRequest, VolumePlan
+from emporter_contracts.policy import RuleDecision
 from emporter_contracts.records import MetadataRecord
 from emporter_readers.protocol import Reader
 from emporter_runtime.bus import Bus, Delivery
@@ -25,6 +26,10 @@ from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
+from emporter_runtime.policy.errors import PolicyDeniedError
+from emporter_runtime.policy.facts import Asker
+from emporter_runtime.policy.judging import Judgement, Policy
+from emporter_runtime.policy.saying import say
 from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import GATES, SHARDS
 
@@ -45,6 +50,7 @@ class Rooms:
     workers: Workers
     steward: Steward
     policy: QualityPolicy
+    rules: Policy = field(default_factory=Policy)
     readers: dict[tuple[str, int], Reader] = field(default_factory=dict)
     arrays: set[tuple[str, int]] = field(default_factory=set)
 
@@ -58,6 +64,11 @@ class Rooms:
 
     async def request(self, command: JobCommand) -> IngestRequest:
         return required(await self.plans.request(command.job, command.revision), "the request").request
+
+    async def record(self, command: FinishVolume) -> MetadataRecord:
+        """The record of a volume that is committed."""
+        body = await self.objects.get(storage.VOLUMES, storage.record(command.volume, command.revision))
+        return MetadataRecord.model_validate_json(body)
 
     def reader(self, plan: FetchPlan, manifest: Manifest, volume: str) -> Reader:
         """The reader of a volume, opened once; called from worker threads."""
@@ -128,30 +139,45 @@ def _register_finish(rooms: Rooms) -> None:
             wildcard = subjects.convert_dones(command.job, command.revision, command.volume)
             shards = {(e.level, e.n): e.shards async for e in rooms.ledger.entries(wildcard, ConvertDone)}
             plan, manifest = await rooms.run(command)
-            conversion, request = await rooms.conversion(command), await rooms.request(command)
-            digest = await work.heavy(
-                finish_volume,
-                rooms.objects,
-                plan,
-                manifest,
-                conversion,
-                command.volume,
-                request,
-                shards,
-                lambda: rooms.reader(plan, manifest, command.volume),
-                work.check,
-                rooms.policy,
-            )
-            await _count_gates(rooms, command)
+            conversion = await rooms.conversion(command)
+            claim = required(await rooms.plans.request(command.job, command.revision), "the request")
+            try:
+                digest = await work.heavy(
+                    finish_volume,
+                    rooms.objects,
+                    plan,
+                    manifest,
+                    conversion,
+                    command.volume,
+                    claim.request,
+                    shards,
+                    lambda: rooms.reader(plan, manifest, command.volume),
+                    work.check,
+                    rooms.policy,
+                    rooms.rules,
+                    claim.purpose,
+                )
+            except PolicyDeniedError as denied:
+                await _say_decisions(rooms, command, claim, (denied.decision,))
+                raise
+            record = await rooms.record(command)
+            _count_gates(record)
+            await _say_decisions(rooms, command, claim, record.decisions)
             await say_complete(rooms.bus, command, command.volume, digest)
             rooms.steward.soon(command.job)
 
 
-async def _count_gates(rooms: Rooms, command: FinishVolume) -> None:
+def _count_gates(record: MetadataRecord) -> None:
     """What the gates said of a volume, for whoever watches; a finish that is done twice counts twice."""
-    body = await rooms.objects.get(storage.VOLUMES, storage.record(command.volume, command.revision))
-    for gate in MetadataRecord.model_validate_json(body).metadata.quality.gates:
+    for gate in record.metadata.quality.gates:
         GATES.labels(gate.gate, gate.verdict).inc()
+
+
+async def _say_decisions(rooms: Rooms, command: FinishVolume, claim: StoredRequest, decisions: tuple[RuleDecision, ...]) -> None:
+    """What rules said of a volume, for the catalog."""
+    asker = Asker.of(claim.request, claim.purpose)
+    judgement = Judgement(decisions)
+    await say(rooms.bus, rooms.rules, judgement, "publication", asker, command.job, command.revision, command.volume)
 
 
 def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest, request: IngestRequest) -> ConversionPlan:

@@ -10,10 +10,12 @@ from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans
+from emporter_runtime.policy.judging import Policy
 from emporter_runtime.service import forever
 from emporter_runtime.stewarding import Steward
 from fetcher.handlers import Rooms, register
 from fetcher.intake import Intake
+from fetcher.policy import RequestRules
 from fetcher.resolving import Resolver
 from fetcher.settings import FetcherSettings
 from fetcher.sources.registry import all_sources
@@ -28,8 +30,9 @@ def furnish(settings: FetcherSettings) -> Rooms:
     failures.install(bus, jobs)
     sources = all_sources(settings, objects)
     steward = Steward(bus, jobs, "fetch", FetchSteward(bus, jobs, ledger, objects, plans).look)
-    resolver = Resolver(settings, objects, jobs, plans, sources, steward.reserved)
-    intake = Intake(bus, jobs, objects, set(sources), resolver.resolve)
+    rules = RequestRules(Policy.read(settings.policy), bus)
+    resolver = Resolver(settings, objects, jobs, plans, sources, steward.reserved, rules)
+    intake = Intake(bus, jobs, objects, set(sources), resolver.resolve, rules)
     workers = Workers(jobs, settings.ack_wait_seconds, threads=2)
     rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, sources, resolver, intake, steward)
     register(rooms)

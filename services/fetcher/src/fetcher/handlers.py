@@ -9,6 +9,7 @@ from emporter_contracts.commands import Accepted, Control, FetchBatch, FinishFet
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.events import RawManifestComplete, RawObjectStored
 from emporter_contracts.plans import FetchPlan, PlanSummary
+from emporter_contracts.policy import PURPOSE_HEADER
 from emporter_contracts.topology import SOURCES
 from emporter_runtime.bus import Bus, Delivery, event_id
 from emporter_runtime.deadletters import handle_dead_letters
@@ -64,7 +65,7 @@ def _register_requests(rooms: Rooms) -> None:
     @rooms.bus.answer(subjects.INGEST_PLAN, queue="fetcher")
     async def on_dry_run(request: IngestRequest, delivery: Delivery) -> PlanSummary:
         rooms.intake.check(request, len(delivery.body))
-        return await rooms.resolver.summary(request, ids.job_id(request))
+        return await rooms.resolver.summary(request, ids.job_id(request), delivery.headers.get(PURPOSE_HEADER, ""))
 
     @rooms.bus.answer(subjects.INGEST_CONTROL, queue="fetcher")
     async def on_control(control: Control, delivery: Delivery) -> Accepted:

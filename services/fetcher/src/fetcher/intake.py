@@ -13,11 +13,14 @@ from emporter_contracts.commands import MAX_REQUEST_BYTES, Accepted, IngestReque
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.jobs import JobState, JobStatus
 from emporter_contracts.plans import FetchPlan, StoredRequest
+from emporter_contracts.policy import PURPOSE_HEADER
 from emporter_runtime.bus import Bus, Delivery
 from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.policy.judging import Policy
 from emporter_runtime.runs import last_generation
+from fetcher.policy import RequestRules
 
 Planner = Callable[[IngestRequest, str, int], Awaitable[FetchPlan]]
 
@@ -27,21 +30,25 @@ log = get_logger(__name__)
 class Intake:
     """Takes requests and controls; starts runs."""
 
-    def __init__(self, bus: Bus, jobs: JobStore, objects: Objects, sources: set[str], planner: Planner) -> None:
+    def __init__(
+        self, bus: Bus, jobs: JobStore, objects: Objects, sources: set[str], planner: Planner, rules: RequestRules | None = None
+    ) -> None:
         self._bus = bus
         self._jobs = jobs
         self._objects = objects
         self._sources = sources
         self._planner = planner
+        self._rules = rules or RequestRules(Policy(), bus)
 
     async def take(self, request: IngestRequest, delivery: Delivery) -> Accepted:
-        """Start the run a request asks for, or tell of the one there is. Raises RefusedError."""
+        """Start the run a request asks for, or tell of the one there is. Raises RefusedError, PolicyDeniedError."""
         self.check(request, len(delivery.body))
         job = ids.job_id(request)
         claims = await self.claims(job)
         for revision, claim in claims.items():
             if claim.event_id == delivery.event_id:
                 return await self._start(job, request, revision)
+        await self._rules.at_arrival(request, delivery.headers.get(PURPOSE_HEADER, ""))
         if not claims:
             return await self._claim(job, request, 1, delivery)
         latest = max(claims)
@@ -162,7 +169,8 @@ class Intake:
         return [(o.path, o.version, o.bytes) for o in before.objects] != [(o.path, o.version, o.bytes) for o in after.objects]
 
     async def _claim(self, job: str, request: IngestRequest, revision: int, delivery: Delivery) -> Accepted:
-        claim = StoredRequest(request=request, event_id=delivery.event_id, received_at=now())
+        purpose = delivery.headers.get(PURPOSE_HEADER, "").strip()
+        claim = StoredRequest(request=request, event_id=delivery.event_id, received_at=now(), purpose=purpose)
         if not await self._objects.put_json(storage.RAW, storage.request(job, revision), claim):
             return await self.take(request, delivery)
         return await self._start(job, request, revision)

@@ -11,6 +11,7 @@ from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from fetcher.planning import check_space, make_plan
+from fetcher.policy import RequestRules
 from fetcher.settings import FetcherSettings
 from fetcher.sources.protocol import Source
 
@@ -26,6 +27,7 @@ class Resolver:
         plans: StoredPlans,
         sources: dict[str, Source],
         reserved: Callable[[str], int],
+        rules: RequestRules,
     ) -> None:
         self._settings = settings
         self._objects = objects
@@ -33,14 +35,19 @@ class Resolver:
         self._plans = plans
         self._sources = sources
         self._reserved = reserved
+        self._rules = rules
 
     async def plan(self, command: PlanFetch) -> FetchPlan:
-        """The plan of a claimed revision. Raises InsufficientStorageError, and whatever the source or the readers raise."""
+        """The plan of a claimed revision.
+
+        Raises PolicyDeniedError, InsufficientStorageError, and whatever the source or the readers raise.
+        """
         claim = required(await self._plans.request(command.job, command.revision), "the request")
         request = claim.request
         plan = await self._reused(command, request) or await self.resolve(request, command.job, command.revision)
         if request.force == "fetch":
             plan = _fetched_anew(plan)
+        await self._rules.at_plan(plan, request, claim.purpose)
         check_space(plan, await self.free(), self._reserved(command.job))
         return plan
 
@@ -48,9 +55,10 @@ class Resolver:
         """Ask the archive, reading headers only."""
         return await make_plan(request, job, revision, self._sources[request.source])
 
-    async def summary(self, request: IngestRequest, job: str) -> PlanSummary:
-        """What an ingest would do, without doing it."""
+    async def summary(self, request: IngestRequest, job: str, purpose: str = "") -> PlanSummary:
+        """What an ingest would do, without doing it. Raises as `plan` does, but for want of room."""
         plan = await self.resolve(request, job, 1)
+        self._rules.check(plan, request, purpose)
         free = await self.free()
         status = await self._jobs.read(job)
         need = plan.stored_bytes_estimate + self._reserved(job)
