@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -112,3 +115,13 @@ def test_a_catalog_others_can_reach_does_not_start_without_saying_who_may_read()
         CatalogerSettings(http_host="0.0.0.0").who_may_read()
     assert CatalogerSettings(http_host="0.0.0.0", access="open").who_may_read() is None
     assert CatalogerSettings().who_may_read() is None
+
+
+def test_the_service_itself_ends_with_what_to_do(tmp_path: Path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("EMPORTER_")}
+    env |= {"EMPORTER_HTTP_HOST": "0.0.0.0", "EMPORTER_STORE_URL": f"file://{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cataloger"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "EMPORTER_ACCESS=open" in done.stderr
