@@ -223,9 +223,10 @@ class TestSearchOnPostgres(SearchSuite):
     async def world(self, postgres):
         return World(postgres)
 
+    @pytest.mark.parametrize("q", ["gyrus", "gyrus epfl"])
     @pytest.mark.parametrize("every", [1, 3, 15, 60, 100])
     @pytest.mark.parametrize("sort", ["-updated_at", "bytes", "-created_at"])
-    async def test_however_rare_a_word_is_its_pages_are_those_of_the_whole_list(self, world, monkeypatch, every, sort):
+    async def test_however_rare_a_word_is_its_pages_are_those_of_the_whole_list(self, world, monkeypatch, every, sort, q):
         monkeypatch.setattr("cataloger.probing.PROBED", 4)
         monkeypatch.setattr("cataloger.probing.WALKED", 12)
         monkeypatch.setattr("cataloger.probing.FARTHEST", 40)
@@ -236,7 +237,7 @@ class TestSearchOnPostgres(SearchSuite):
         paged: list[str] = []
         cursor = None
         while True:
-            answer = await world.catalog.volumes(CatalogQuery(q="gyrus", sort=sort, limit=5, cursor=cursor))
+            answer = await world.catalog.volumes(CatalogQuery(q=q, sort=sort, limit=5, cursor=cursor))
             paged += [row["volume"] for row in answer.items]
             cursor = answer.cursor
             if cursor is None:

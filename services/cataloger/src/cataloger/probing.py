@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, literal, select, text
+from sqlalchemy import ColumnElement, func, literal, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -19,6 +19,8 @@ PROBED = 1_000
 """Rows walked first: some milliseconds, and enough for a page of what one volume in twenty has."""
 WALKED = 10_000
 """Rows a second look walks at most: the indexes of several common words would take longer."""
+RARE = 100
+"""What fewer than one row in this many fits is entered by its index."""
 FARTHEST = 64_000
 """Rows a second look may go through; what is rarer is looked for among all."""
 MARGIN = 2.0
@@ -41,7 +43,7 @@ async def first(
     session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[ColumnElement[bool]], limit: int
 ) -> list[str]:
     """Ids of the first `limit` volumes after `place` that fit `filters`, in order."""
-    end = await _end(session, order, place, PROBED)
+    near = end = await _end(session, order, place, PROBED)
     found = await _walk(session, order, [*place, *filters, *end], limit)
     if len(found) >= limit or not end:
         return found
@@ -52,7 +54,27 @@ async def first(
         found = await look(session, order, [*place, *filters, *end], limit)
         if len(found) >= limit or not end:
             return found
-    return await _gather(session, order, [*place, *filters], limit)
+    return await _gather(session, order, [*place, *await _by_the_rare(session, place, filters, near)], limit)
+
+
+async def _by_the_rare(
+    session: AsyncSession,
+    place: Sequence[ColumnElement[bool]],
+    filters: Sequence[ColumnElement[bool]],
+    near: Sequence[ColumnElement[bool]],
+) -> list[ColumnElement[bool]]:
+    """`filters`, the common ones among them written so that no index is entered for them: `near` are the rows that are tried.
+
+    PostgreSQL enters the index of a common word to intersect it with that of a rare one, which takes longer than looking at
+    the few rows that hold the rare one.
+    """
+    if len(filters) < 2:
+        return list(filters)
+    counts = select(*(func.count().filter(one) for one in filters)).where(*place, *near)
+    common = [count > PROBED / RARE for count in (await session.execute(counts)).one()]
+    if all(common):
+        return list(filters)
+    return [one.is_(true()) if often else one for one, often in zip(filters, common, strict=True)]
 
 
 async def _end(
