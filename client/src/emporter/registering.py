@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emporter.errors import MistakeError
+from emporter.ingesting import REGISTERED
 from emporter.ingesting import SCHEMES as URLS
 from emporter_contracts.commands import IngestRequest, Select
 from emporter_contracts.geometry import AXES, Box, VoxelSize
@@ -45,8 +46,6 @@ from emporter_runtime.roots import (
     open_root,
 )
 
-PREFIX = "registered"
-"""What the names of these volumes begin with, so that none is ever that of an ingest."""
 LOOKED_AT = 64
 """Chunks of the coarsest level that are looked for: a root where none of so few is there holds nothing."""
 
@@ -161,10 +160,10 @@ class _Looking:
             readable = slug(self._wanted.name)
             if not readable:
                 raise MistakeError(f"--name {self._wanted.name!r} leaves nothing", hint="use letters and digits")
-            return f"{PREFIX}-{readable}"
+            return f"{REGISTERED}-{readable}"
         hints = self._wanted.hints
         said = f"{self._root.url}\0{hints.select.model_dump_json()}\0{hints.axes}\0{hints.role}\0{self._wanted.voxel_size_nm}"
-        return "-".join(filter(None, (PREFIX, slug(self._root.url.rpartition("/")[2]), short_hash(said))))
+        return "-".join(filter(None, (REGISTERED, slug(self._root.url.rpartition("/")[2]), short_hash(said))))
 
     async def _role(self, pyramid: Pyramid, objects: _Below) -> tuple[Role, tuple[Caveat, ...]]:
         hints = self._wanted.hints

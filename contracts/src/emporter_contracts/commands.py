@@ -179,6 +179,8 @@ class CatalogQuery(Message):
     labels_of: str | None = None
     verified: str | None = None
     caveat: str | None = None
+    managed: bool | None = None
+    """False: only volumes that are read where they lie; True: only those that are kept here."""
     annotation: str | None = None
     """`key`, or `key=value`."""
     ranges: dict[str, str] = {}

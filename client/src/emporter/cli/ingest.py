@@ -64,8 +64,8 @@ def ingest(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE ID… | PATH… | URL",
-            help="Entries of an archive, files or one folder, or a URL: of a file, an array, or a page of an archive.",
+            metavar="SOURCE ID… | PATH… | URL | VOLUME",
+            help="Entries of an archive; files or one folder; a URL of a file, an array or a page of an archive; a registered volume.",
             show_default=False,
         ),
     ] = None,
@@ -171,10 +171,15 @@ class Doing:
 async def _ingest_targets(
     client: AsyncClient, targets: Sequence[Target], wanted: dict[str, Any], name: str | None, doing: Doing
 ) -> int:
+    from emporter.cli.copying import copying
     from emporter.cli.sending import upload_with_bars
+    from emporter.ingesting import REGISTERED
 
     requests = []
     for target in targets:
+        if target.source == REGISTERED:
+            requests.append(await copying(client, target.source_id, wanted))
+            continue
         source_id = target.source_id or (await upload_with_bars(client, target.paths, name)).source_id
         parameters = {**target.parameters, **wanted["parameters"]}
         requests.append(_request(target.source, source_id, {**wanted, "parameters": parameters}))

@@ -55,7 +55,7 @@ async def count_all(session: AsyncSession) -> Facets:
 def narrows(query: CatalogQuery) -> bool:
     """Whether a query asks for less than the whole catalog."""
     asked = query.model_dump(exclude={"kind", "id", "sort", "cursor", "limit"}, exclude_defaults=True)
-    return any(asked.values())
+    return any(value or value is False for value in asked.values())
 
 
 class WholeCatalog:

@@ -43,6 +43,10 @@ def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool
         found += ranges.clauses(name, value)
     if query.caveat:
         found.append(_caveat(text("caveat", query.caveat), dialect))
+    if query.managed is not None:
+        # Records of before there were others do not say it.
+        elsewhere = _record(jsonpaths.parse("managed=false"), dialect)
+        found.append(~elsewhere if query.managed else elsewhere)
     if query.annotation:
         found.append(_annotation(text("annotation", query.annotation)))
     if len(query.where) > jsonpaths.MAX_CONDITIONS:

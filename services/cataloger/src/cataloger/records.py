@@ -17,7 +17,7 @@ from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenanc
 
 REMOVED = "removed"
 """Status of a row whose revision was taken out of the store. Its record says what was there."""
-DERIVATION = 1
+DERIVATION = 2
 """Raised whenever `columns` makes another row of the same record: rows made by an older one are made anew at start."""
 MAX_COLUMN = 2**63 - 1
 """Largest value of a BIGINT."""
@@ -215,6 +215,7 @@ def summary(record: MetadataRecord, annotations: Mapping[str, str], *, removed: 
     return body | {
         "status": REMOVED if removed else str(record.status),
         "removed": removed,
+        "managed": record.managed,
         "description": core.description,
         "shape": core.volume_shape,
         "dtype": core.data_type,

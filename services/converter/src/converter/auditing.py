@@ -26,7 +26,7 @@ from converter.sources import open_reader, open_source
 from converter.stored import StoredLevel
 from converter.verifying import Checks, compare_level, in_order, look_above, require_complete
 from emporter_contracts import storage
-from emporter_contracts.errors import EmporterError
+from emporter_contracts.errors import EmporterError, RefusedError
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import (
@@ -86,6 +86,12 @@ def audited(objects: Objects, ref: VolumeRef) -> Audited:
     commit = asyncio.run(read_commit(objects, ref.volume, revision)) if revision is not None else None
     if commit is None:
         raise ObjectMissingError(f"{ref} is not committed in the store", hint="emporter volumes lists what is")
+    if objects.find_sync(storage.VOLUMES, storage.registration(ref.volume, commit.revision)) is not None:
+        raise RefusedError(
+            f"{ref} is read where it lies: nothing of it is kept here that could be compared",
+            code="not_stored_here",
+            hint=f"its source is compared with every answer; emporter ingest {ref.volume} copies it in",
+        )
 
     def read(bucket: str, key: str) -> bytes:
         return objects.get_sync(bucket, key)

@@ -81,6 +81,7 @@ class VolumeFilter:
     labels_of: str | None = None
     verified: str | None = None
     caveat: str | None = None
+    managed: bool | None = None
     annotation: str | None = None
     max_voxel_nm: float | None = None
     ranges: list[RangeInput] = strawberry.field(default_factory=list)

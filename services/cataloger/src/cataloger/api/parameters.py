@@ -28,6 +28,7 @@ class VolumeFilters(BaseModel):
     labels_of: Annotated[str | None, Field(description="the image a volume labels")] = None
     verified: Annotated[str | None, Field(description="how much was read back: no, sample, full")] = None
     caveat: str | None = None
+    managed: Annotated[bool | None, Field(description="false: read where it lies, never copied (emporter register)")] = None
     annotation: Annotated[str | None, Field(description="key, or key=value")] = None
     where: Annotated[
         list[str],
