@@ -1,71 +1,36 @@
-"""How fast, and how long still: with a clock of its own."""
+"""How fast, and how long still, in words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-import pytest
+from emporter.cli.pace import pace_said
+from emporter_contracts.jobs import Tally
 
-from emporter.cli.pace import Pace
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+STEADY = Tally(
+    done=1,
+    total=14,
+    bytes_done=1_200_000_000,
+    bytes_total=15_600_000_000,
+    bytes_per_second=120e6,
+    seconds_left=120,
+    counted_at=AT,
+)
 
 
-def test_a_steady_stage_is_said_with_rate_and_time_left(clock: Clock) -> None:
-    pace = Pace(clock)
-    for second in range(11):
-        clock.now = second
-        pace.see(second * 120_000_000)
-    assert pace.rate == 120e6
-    assert pace.said(15_600_000_000) == "120 MB/s, 2 min left"
+def test_a_steady_stage_is_said_with_rate_and_time_left() -> None:
+    assert pace_said(STEADY, AT) == "120 MB/s, 2 min left"
 
 
-def test_what_was_long_ago_does_not_count(clock: Clock) -> None:
-    pace = Pace(clock)
-    for second in range(200):
-        clock.now = second
-        pace.see(min(second, 100) * 1000 + max(0, second - 100) * 10)
-    assert pace.rate == pytest.approx(10, rel=0.05)
+def test_the_time_left_is_counted_from_when_it_was_worked_out() -> None:
+    assert pace_said(STEADY, AT + timedelta(seconds=75)) == "120 MB/s, 45 s left"
 
 
-def test_nothing_is_said_at_first_nor_where_nothing_moves_nor_at_the_end(clock: Clock) -> None:
-    pace = Pace(clock)
-    assert (pace.rate, pace.said(100)) == (None, "")
-    pace.see(50)
-    clock.now = 30
-    pace.see(50)
-    assert (pace.rate, pace.left(100), pace.said(100)) == (None, None, "")
-    pace.see(100)
-    assert pace.said(100) == ""
+def test_nothing_is_said_at_first_nor_at_the_end() -> None:
+    assert pace_said(Tally(done=0, total=3, bytes_total=100)) == ""
+    assert pace_said(STEADY.model_copy(update={"seconds_left": 0.0})) == ""
 
 
-def test_a_stage_that_stands_still_becomes_slower(clock: Clock) -> None:
-    pace = Pace(clock)
-    pace.see(0)
-    clock.now = 2
-    pace.see(2000)
-    assert pace.rate == 1000
-    clock.now = 20
-    assert pace.rate == 100
-
-
-def test_work_that_begins_anew_is_measured_anew(clock: Clock) -> None:
-    pace = Pace(clock)
-    pace.see(0)
-    clock.now = 10
-    pace.see(1000)
-    pace.see(0)
-    clock.now = 12
-    pace.see(20)
-    assert pace.rate == 10
+def test_a_stage_that_stands_still_is_said_to() -> None:
+    assert pace_said(STEADY, AT + timedelta(hours=3)) == "nothing new for 3 h"

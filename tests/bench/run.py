@@ -27,7 +27,7 @@ BENCHES: dict[str, list[str]] = {
     "catalog": ["tests/bench/catalog.py"],
 }
 LONG = {"convert-rss"}
-"""Only where it is named: it takes ten minutes and 40 GB of disk."""
+"""Only where it is named: it takes ten minutes and 32 GB of disk."""
 
 
 def section(text: str, name: str, body: str) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from emporter_contracts.commands import Message, Refusal
 from emporter_contracts.errors import IllegalMoveError
@@ -59,6 +59,13 @@ class Tally(Message):
     total: Annotated[int, Field(ge=0)] = 0
     bytes_done: Annotated[int, Field(ge=0)] = 0
     bytes_total: Annotated[int, Field(ge=0)] = 0
+    bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Over about the last minute that anything was counted; None where nothing can be said yet."""
+    seconds_left: Annotated[float, Field(ge=0)] | None = None
+    """From `counted_at` on, at that rate."""
+    began_at: datetime | None = None
+    counted_at: datetime | None = None
+    """When it was seen last that more is done. Long ago means that it stands still, whatever the rate says."""
 
 
 class VolumeProgress(Message):
@@ -101,15 +108,22 @@ class JobStatus(Message):
         """The run this state belongs to: (revision, generation)."""
         return (self.revision, self.generation)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def convert(self) -> Tally:
-        """Tasks of all levels of all volumes together."""
+        """Tasks of all levels of all volumes together; its rate is that of the levels being worked on."""
         levels = [level for volume in self.volumes for level in volume.levels]
+        done, total = sum(t.bytes_done for t in levels), sum(t.bytes_total for t in levels)
+        rate = sum(t.bytes_per_second or 0.0 for t in levels if t.done < t.total)
         return Tally(
             done=sum(t.done for t in levels),
             total=sum(t.total for t in levels),
-            bytes_done=sum(t.bytes_done for t in levels),
-            bytes_total=sum(t.bytes_total for t in levels),
+            bytes_done=done,
+            bytes_total=total,
+            bytes_per_second=round(rate, 1) or None,
+            seconds_left=round((total - done) / rate, 1) if rate else None,
+            began_at=min((t.began_at for t in levels if t.began_at), default=None),
+            counted_at=max((t.counted_at for t in levels if t.counted_at), default=None),
         )
 
 

@@ -23,6 +23,7 @@ from emporter_runtime.bus import WRONG_LAST_SEQUENCE, Bus
 from emporter_runtime.errors import StoppedError, TransientError
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.pacing import begun_anew, carried, counted
 from emporter_runtime.runs import RunNote
 
 RETRY_SECONDS = (5.0, 300.0)
@@ -116,12 +117,14 @@ class JobStore:
         def decide(last: JobStatus | None) -> JobStatus | None:
             if last is None or last.run != run.run or not last.state.running:
                 return None
-            changed = last.model_copy(update=fields)
+            changed = carried(last, last.model_copy(update=fields))
             if changed == last:
                 return None
             # A wait goes on until its time is over: what other units do meanwhile does not make an archive ready sooner.
             over = last.waiting is not None and last.waiting.next_try is not None and last.waiting.next_try <= now()
-            return changed.model_copy(update={"progressed_at": now(), "waiting": None if over else last.waiting})
+            at = now()
+            paced = begun_anew(changed) if over else counted(last, changed, at)
+            return paced.model_copy(update={"progressed_at": at, "waiting": None if over else last.waiting})
 
         return await self._change(run.job, decide)
 
@@ -187,7 +190,7 @@ class JobStore:
         def decide(last: JobStatus | None) -> JobStatus | None:
             if last is None or last.waiting is None or last.waiting.reason != "paused":
                 return None
-            return last.model_copy(update={"waiting": None, "progressed_at": now()})
+            return begun_anew(last).model_copy(update={"waiting": None, "progressed_at": now()})
 
         return await self._change(job, decide)
 

@@ -11,7 +11,7 @@ from emporter.cli.options import Json, Stack, with_client
 if TYPE_CHECKING:
     from emporter.aio import AsyncClient
     from emporter_contracts.commands import Accepted
-    from emporter_contracts.jobs import JobStatus
+    from emporter_contracts.jobs import JobStatus, Tally
 
 Job = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
 
@@ -109,6 +109,11 @@ async def _newest_running(client: AsyncClient) -> str:
 
 def _describe(job: JobStatus) -> None:
     from emporter.cli import showing
+    from emporter.cli.pace import pace_said
+
+    def paced(stage: Tally) -> str:
+        said = pace_said(stage) if job.state.running and not job.waiting else ""
+        return f", {said}" if said else ""
 
     print(f"{job.job}  {job.state}  r{job.revision}, changed {showing.ago(job.updated_at)}")
     if job.waiting:
@@ -116,13 +121,13 @@ def _describe(job: JobStatus) -> None:
         print(f"waiting    {job.waiting.reason}{until}  {job.waiting.message}".rstrip())
     if job.fetch.total:
         fetched, planned = showing.size(job.fetch.bytes_done), showing.size(job.fetch.bytes_total)
-        print(f"fetched    {fetched} of {planned}, {job.fetch.done} of {job.fetch.total} pieces")
+        print(f"fetched    {fetched} of {planned}, {job.fetch.done} of {job.fetch.total} pieces{paced(job.fetch)}")
     if job.convert.total:
-        print(f"converted  {job.convert.done} of {job.convert.total} tasks")
+        print(f"converted  {job.convert.done} of {job.convert.total} tasks{paced(job.convert)}")
     for volume in job.volumes:
         print(f"volume     {volume.volume}@r{job.revision}  {'committed' if volume.committed else 'not yet committed'}")
-        levels = [f"{k}: {showing.share(held.done, held.total)}" for k, held in enumerate(volume.levels) if held.total]
-        if levels and not volume.committed:
-            print(f"  levels   {', '.join(levels)}")
+        for k, held in enumerate(volume.levels):
+            if held.total and not volume.committed:
+                print(f"  level {k}  {showing.share(held.done, held.total)}{paced(held)}")
     if job.error:
         print(f"error      {job.error.code}: {job.error.message}" + (f"; {job.error.hint}" if job.error.hint else ""))

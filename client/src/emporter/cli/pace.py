@@ -1,55 +1,28 @@
-"""How fast a stage goes and how long it will still take, from what was seen of it lately."""
+"""How fast a stage goes and how long it will still take, as its state says."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-WINDOW_SECONDS = 60.0
-"""What a rate is averaged over: long enough for tasks of a minute, short enough to notice that an archive became slow."""
-LEAST_SECONDS = 1.0
-"""Shorter than this nothing can be said."""
+if TYPE_CHECKING:
+    from emporter_contracts.jobs import Tally
+
+STANDS_STILL = timedelta(minutes=5)
+"""Nothing more was done for as long: the rate is of the past. Longer than the longest task takes."""
 
 
-class Pace:
-    """Bytes per second over the last WINDOW_SECONDS."""
+def pace_said(stage: Tally, now: datetime | None = None) -> str:
+    """For people, such as `120 MB/s, 2 min left`; empty where nothing can be said or nothing is left."""
+    from emporter.cli import showing
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def see(self, done: int) -> None:
-        """`done` bytes are done by now. Fewer than before means that the work began anew."""
-        now = self._clock()
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
-            self._seen.popleft()
-
-    @property
-    def rate(self) -> float | None:
-        """Bytes per second; None where nothing was done for as long as it was looked at."""
-        if not self._seen:
-            return None
-        (began, first), (_, last) = self._seen[0], self._seen[-1]
-        seconds = self._clock() - began
-        return (last - first) / seconds if seconds >= LEAST_SECONDS and last > first else None
-
-    def left(self, total: int) -> float | None:
-        """Seconds until `total` bytes are done at this rate; None where there is no rate."""
-        rate = self.rate
-        return max(0, total - self._seen[-1][1]) / rate if rate else None
-
-    def said(self, total: int) -> str:
-        """For people, such as `120 MB/s, 2 min left`; empty where nothing can be said or nothing is left."""
-        from emporter.cli import showing
-
-        rate, left = self.rate, self.left(total)
-        if rate is None or left is None or not left:
-            return ""
-        return f"{showing.size(round(rate))}/s, {_span(left)} left"
+    if stage.bytes_per_second is None or not stage.seconds_left or stage.counted_at is None:
+        return ""
+    since = (now or datetime.now(UTC)) - stage.counted_at
+    if since > STANDS_STILL:
+        return f"nothing new for {_span(since.total_seconds())}"
+    left = max(1.0, stage.seconds_left - since.total_seconds())
+    return f"{showing.size(round(stage.bytes_per_second))}/s, {_span(left)} left"
 
 
 def _span(seconds: float) -> str:

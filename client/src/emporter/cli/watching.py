@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from emporter.cli import showing
-from emporter.cli.pace import Pace
+from emporter.cli.pace import pace_said
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -60,17 +60,14 @@ async def _show_moves(client: AsyncClient, job: str) -> JobStatus:
 
     last: JobStatus | None = None
     said: tuple[object, ...] = ()
-    paces = (Pace(), Pace())
     async for state in client.watch(job):
         if not isinstance(state, JobStatus):
             continue
         last = state
-        for pace, stage in zip(paces, (state.fetch, state.convert), strict=True):
-            pace.see(stage.bytes_done)
         now = (state.state, _tenths(state.fetch.done, state.fetch.total), _tenths(state.convert.done, state.convert.total))
         if now != said:
             said = now
-            print(f"{job}: {_line(state, *paces)}", file=sys.stderr, flush=True)
+            print(f"{job}: {_line(state)}", file=sys.stderr, flush=True)
     assert last is not None
     return last
 
@@ -79,11 +76,11 @@ def _tenths(done: int, total: int) -> int:
     return 10 * done // total if total else 0
 
 
-def _line(state: JobStatus, fetching: Pace, converting: Pace) -> str:
+def _line(state: JobStatus) -> str:
     parts = [str(state.state)]
-    for name, stage, pace in (("fetched", state.fetch, fetching), ("converted", state.convert, converting)):
+    for name, stage in (("fetched", state.fetch), ("converted", state.convert)):
         if stage.total:
-            parts += [f"{name} {showing.share(stage.done, stage.total)}", pace.said(stage.bytes_total)]
+            parts += [f"{name} {showing.share(stage.done, stage.total)}", pace_said(stage)]
     return ", ".join(part for part in parts if part)
 
 
@@ -119,7 +116,7 @@ class _Bars:
         self._job = bars.add_task(job, total=None, amount="")
         self._fetch = bars.add_task("fetch", total=None, amount="", visible=False)
         self._convert = bars.add_task("convert", total=None, amount="", visible=False)
-        self._paces = (Pace(), Pace())
+        self._pace = ""
         self._stored = 0
         self._total = 0
         self._parts: dict[str, int] = {}
@@ -131,10 +128,9 @@ class _Bars:
         if not state.state.running:
             self._bars.update(self._job, total=1, completed=1)
         fetch, convert = state.fetch, state.convert
-        self._stored, self._total, self._parts = fetch.bytes_done, fetch.bytes_total, {}
+        self._stored, self._total, self._parts, self._pace = fetch.bytes_done, fetch.bytes_total, {}, pace_said(fetch)
         self._show_fetch(visible=fetch.total > 0)
-        self._paces[1].see(convert.bytes_done)
-        pace = self._paces[1].said(convert.bytes_total)
+        pace = pace_said(convert)
         self._bars.update(
             self._convert,
             total=convert.total or None,
@@ -151,9 +147,7 @@ class _Bars:
 
     def _show_fetch(self, *, visible: bool) -> None:
         done = min(self._total, self._stored + sum(self._parts.values()))
-        self._paces[0].see(done)
-        pace = self._paces[0].said(self._total)
-        amount = f"{showing.size(done)} of {showing.size(self._total)}" + (f", {pace}" if pace else "")
+        amount = f"{showing.size(done)} of {showing.size(self._total)}" + (f", {self._pace}" if self._pace else "")
         self._bars.update(self._fetch, total=self._total or None, completed=done, amount=amount, visible=visible)
 
 
