@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from emporter_contracts import commands, events, jobs, plans, policy, subjects, topology
+from emporter_contracts import commands, events, jobs, plans, policy, revisions, subjects, topology
 
 SPEC_VERSION = "3.0.0"
 API_VERSION = "1.0.0"
@@ -33,6 +33,7 @@ SAID: tuple[Said, ...] = (
     Said("ingestPlan", subjects.INGEST_PLAN, commands.IngestRequest, "anyone", "request", plans.PlanSummary),
     Said("ingestControl", subjects.control("{job}"), commands.Control, "anyone", "request", commands.Accepted),
     Said("catalogQuery", subjects.CATALOG_QUERY, commands.CatalogQuery, "anyone", "request"),
+    Said("volumeRevise", subjects.VOLUME_REVISE, revisions.ReviseVolume, "cataloger", "request", revisions.Revised),
     Said("reply", subjects.reply("{token}"), commands.Accepted, "fetcher", "lossy"),
     Said("status", subjects.status("{job}"), jobs.JobStatus, "fetcher, converter", "event"),
     Said("progress", subjects.progress("{job}"), events.Progress, "fetcher, converter", "lossy"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import asyncapi, commands, events, jobs, plans, policy, records, registrations, training
+from emporter_contracts import asyncapi, commands, events, jobs, plans, policy, records, registrations, revisions, training
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -33,6 +33,7 @@ READ: tuple[type[BaseModel], ...] = (
     commands.PlanConversion,
     commands.ConvertTask,
     commands.FinishVolume,
+    revisions.ReviseVolume,
     training.SampleRequest,
     training.TrainingSet,
 )
@@ -40,6 +41,7 @@ READ: tuple[type[BaseModel], ...] = (
 WRITTEN: tuple[type[BaseModel], ...] = (
     commands.Accepted,
     commands.Refusal,
+    revisions.Revised,
     events.RawPlanReady,
     events.RawObjectStored,
     events.RawManifestComplete,

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
 from emporter_contracts.geometry import Box, VoxelSize, grid_shape
+from emporter_contracts.revisions import Revising
 
 PLAN_VERSION = 1
 """Raised whenever the same request would lead to other segments, tasks or shards."""
@@ -216,6 +217,8 @@ class StoredRequest(Message):
     received_at: datetime
     purpose: str = ""
     """What it is wanted for, as whoever asked says (`policy.PURPOSE_HEADER`)."""
+    revising: Revising | None = None
+    """The change of metadata that claimed the revision, where nothing is fetched or converted; `request` is that of the voxels."""
 
 
 class PlanSummary(Message):
@@ -274,6 +277,13 @@ class Commit(Message):
     """SHA-256 of what else is stored of the revision, by key: it names times and jobs, or holds rounded numbers."""
     job: str
     committed_at: datetime
+    arrays: int | None = None
+    """The revision of the same volume whose arrays these are, where only metadata is new; None: its own."""
+
+    @property
+    def arrays_of(self) -> int:
+        """The revision below whose OME-Zarr the shards lie."""
+        return self.revision if self.arrays is None else self.arrays
 
 
 class Hold(Message):

@@ -16,6 +16,7 @@ from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Licence, ManifestObject, Role
 from emporter_contracts.policy import RuleDecision
+from emporter_contracts.revisions import Correction
 
 RECORD_VERSION = "2.0"
 MAX_SAFE_INTEGER = 2**53
@@ -90,6 +91,8 @@ class Provenance(Message):
     software: str = ""
     plan: str = ""
     voxel_size: VoxelSize = VoxelSize()
+    corrections: tuple[Correction, ...] = ()
+    """The metadata-only revisions since the voxels were converted, oldest first."""
 
 
 Verdict = Literal["pass", "warn", "fail"]

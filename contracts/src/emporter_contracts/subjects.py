@@ -8,6 +8,8 @@ INGEST_REQUEST = "ingest.request"
 INGEST_PLAN = "ingest.plan"
 INGEST_CONTROL = "ingest.control.*"
 CATALOG_QUERY = "catalog.query"
+VOLUME_REVISE = "volume.revise"
+"""Between services: metadata of a committed volume is said anew."""
 
 FETCH_PLAN = "fetch.plan.*"
 FETCH_FINISH = "fetch.finish.*"
