@@ -1,7 +1,5 @@
 """Volumes that are read where they lie, in the catalog."""
 
-import pytest
-
 from cataloger.facets import narrows
 from cataloger.rebuild import rebuild
 from cataloger.testing_builders import a_record, store_commit
@@ -11,9 +9,15 @@ from emporter_contracts.commands import CatalogQuery
 THERE = "registered-cells"
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-async def test_a_volume_that_is_read_where_it_lies_is_told_from_those_kept_here(kind, request):
-    world = World(request.getfixturevalue(kind))
+async def test_a_volume_that_is_read_where_it_lies_is_told_from_those_kept_here_in_sqlite(sqlite):
+    await told_apart(World(sqlite))
+
+
+async def test_and_in_postgresql(postgres):
+    await told_apart(World(postgres))
+
+
+async def told_apart(world: World) -> None:
     await world.hear(await world.finished())
     await store_commit(world.objects, a_record(THERE, 1).model_copy(update={"managed": False}), THERE)
     # There is no run of a job behind it: the commit alone tells.

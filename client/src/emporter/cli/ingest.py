@@ -65,7 +65,7 @@ def ingest(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE ID… | PATH… | URL | VOLUME",
-            help="Entries of an archive; files or one folder; a URL of a file, an array or a page of an archive; a registered volume.",
+            help="Entries of an archive; files or one folder; a URL of a file, an array or an archive's page; a volume to copy.",
             show_default=False,
         ),
     ] = None,
