@@ -218,7 +218,7 @@ class StoredRequest(Message):
     purpose: str = ""
     """What it is wanted for, as whoever asked says (`policy.PURPOSE_HEADER`)."""
     revising: Revising | None = None
-    """The change of metadata that claimed the revision, where nothing is fetched or converted; `request` is that of the voxels."""
+    """The change of metadata that claimed the revision, where nothing is fetched; `request` is that of the voxels."""
 
 
 class PlanSummary(Message):
@@ -361,6 +361,9 @@ class VolumePlan(Message):
     window_bits: int = 0
     over_read: float = 1.0
     """Bytes decoded over bytes needed: how often, on average, a source strip or chunk is decoded."""
+    ready: tuple[tuple[int, int], ...] = ()
+    """(units, tasks), rising: once so many units of the fetch plan are stored, from the first on and without a gap, so many tasks
+    of level 0 can run. Empty: none before the manifest is written."""
 
 
 class ConversionPlan(Message):

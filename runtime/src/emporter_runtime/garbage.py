@@ -28,6 +28,7 @@ from emporter_runtime.plans import StoredPlans
 from emporter_runtime.removal import delete_below, remove
 from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
+from emporter_runtime.sharing import folders_of, leavings
 
 RESUMABLE = timedelta(days=7)
 """How long a failed or cancelled run can be retried from where it stopped."""
@@ -104,6 +105,8 @@ class Collector:
     async def _collected(self, run: _Run) -> bool:
         """Whether the run's work went: it ended long ago and nothing of it was committed."""
         if run.ended is None:
+            if run.plan is None:
+                await self._abandoned(run)
             return False
         if run.ended.state == JobState.COMPLETE:
             await self._forget_ledger(run)
@@ -154,8 +157,21 @@ class Collector:
         """What lies below a tombstone: whoever took a revision away was killed between the tombstone and the last object."""
         for volume in await self._objects.folders(storage.VOLUMES):
             for revision in sorted(await removed(self._objects, volume)):
-                await self._delete_below(storage.VOLUMES, storage.zarr_root(volume, revision))
-                await self._delete_below(storage.VOLUMES, f"{volume}/r{revision}/")
+                left = await leavings(self._objects, volume, revision)
+                for prefix in left.prefixes:
+                    await self._delete_below(storage.VOLUMES, prefix)
+                await self._delete_those(left.keys)
+
+    async def _abandoned(self, run: _Run) -> None:
+        """What is left of a change of metadata whose commit never came, and by now can't come any more."""
+        claim = await self._plans.request(run.job, run.revision)
+        if claim is None or claim.revising is None or now() - claim.received_at < YOUNG:
+            return
+        volume = claim.revising.volume
+        if await read_commit(self._objects, volume, run.revision) is None:
+            for prefix in folders_of(volume, run.revision):
+                await self._delete_below(storage.VOLUMES, prefix)
+            await self._delete_those((storage.hold(volume, run.revision),))
 
     async def _unnamed(self, runs: list[_Run]) -> None:
         """Raw objects and uploads that no kept manifest and no plan of an unended run names."""
@@ -194,6 +210,14 @@ class Collector:
             self.found.bytes += sum(info.size for info in infos)
             if not self._dry:
                 await self._objects.delete(bucket, [info.key for info in infos])
+
+    async def _delete_those(self, keys: tuple[str, ...]) -> None:
+        """Objects in VOLUMES, those of them that are there."""
+        bodies = {key: body for key in keys if (body := await self._objects.find(storage.VOLUMES, key)) is not None}
+        self.found.objects += len(bodies)
+        self.found.bytes += sum(map(len, bodies.values()))
+        if not self._dry:
+            await self._objects.delete(storage.VOLUMES, list(bodies))
 
     async def _delete_below(self, bucket: str, prefix: str) -> None:
         if self._dry:

@@ -63,9 +63,8 @@ class Reconciler:
         revisions = [storage.run_revision(f) for f in await self._objects.folders(storage.RAW, storage.job_prefix(job))]
         for revision in sorted(r for r in revisions if r is not None):
             await self._say_volumes(job, revision)
-        latest = max((r for r in revisions if r is not None), default=None)
-        claim = await self._plans.request(job, latest) if latest is not None else None
-        if latest is None or claim is None:
+        latest, claim = await self._latest_run(job, [r for r in revisions if r is not None])
+        if claim is None:
             return
         generation, ended = await last_generation(self._objects, job, latest)
         known = await self._jobs.read(job)
@@ -75,6 +74,14 @@ class Reconciler:
         if known is not None and not known.state.running:
             return
         await self._resume(job, latest, generation, claim, known)
+
+    async def _latest_run(self, job: str, revisions: list[int]) -> tuple[int, StoredRequest | None]:
+        """The newest run and its request; revisions that only changed metadata were never run."""
+        for revision in sorted(revisions, reverse=True):
+            claim = await self._plans.request(job, revision)
+            if claim is None or claim.revising is None:
+                return revision, claim
+        return 0, None
 
     async def _restore_ended(
         self, job: str, revision: int, claim: StoredRequest, ended: RunNote, known: JobStatus | None
@@ -138,15 +145,21 @@ class Reconciler:
 
     async def _say_volumes(self, job: str, revision: int) -> None:
         """The commits are facts; a bus that lost them is told again, which the stream takes once."""
-        plan = await self._plans.plan(job, revision)
-        for volume in plan.volumes if plan else ():
-            commit = await read_commit(self._objects, volume.volume, revision)
+        for volume in await self._volumes_of(job, revision):
+            commit = await read_commit(self._objects, volume, revision)
             if commit is None:
                 continue
-            fact = VolumeComplete(job=job, revision=revision, generation=1, volume=volume.volume, digest=commit.digest)
-            subject = subjects.volume_complete(volume.volume, revision)
-            await self._bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume.volume)
+            fact = VolumeComplete(job=job, revision=revision, generation=1, volume=volume, digest=commit.digest)
+            subject = subjects.volume_complete(volume, revision)
+            await self._bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume)
             self.found.volumes += 1
+
+    async def _volumes_of(self, job: str, revision: int) -> list[str]:
+        plan = await self._plans.plan(job, revision)
+        if plan is not None:
+            return [volume.volume for volume in plan.volumes]
+        claim = await self._plans.request(job, revision)
+        return [claim.revising.volume] if claim is not None and claim.revising is not None else []
 
     async def _restore_units(self, plan: FetchPlan, generation: int) -> None:
         """Units that lie in the store as the plan says; their hashes from the manifest or by reading."""

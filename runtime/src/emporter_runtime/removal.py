@@ -9,10 +9,11 @@ from emporter_contracts import storage
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import Tombstone
-from emporter_runtime.commits import committed
+from emporter_runtime.commits import committed, removed
 from emporter_runtime.jobstore import now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
+from emporter_runtime.sharing import arrays_of, leavings
 
 PAGE = 1000
 """Objects deleted at once."""
@@ -40,12 +41,14 @@ async def remove(objects: Objects, ref: VolumeRef) -> Removed:
         revisions &= {ref.revision}
     if not revisions:
         raise RefusedError(f"there is no volume {ref}", code="unknown_volume", hint="emporter volumes lists them")
-    count = size = 0
+    # All of them first: one that stays keeps the arrays it shows.
     for revision in sorted(revisions):
         await _bury(objects, ref.volume, revision)
-        for prefix in (storage.zarr_root(ref.volume, revision), f"{ref.volume}/r{revision}/"):
-            n, b = await delete_below(objects, storage.VOLUMES, prefix)
-            count, size = count + n, size + b
+    owners = {await arrays_of(objects, ref.volume, revision) for revision in revisions} & await removed(objects, ref.volume)
+    count = size = 0
+    for revision in sorted(revisions | owners):
+        n, b = await take_away(objects, ref.volume, revision)
+        count, size = count + n, size + b
     log.info("removed", volume=ref.volume, revisions=sorted(revisions), objects=count, bytes=size)
     return Removed(ref.volume, tuple(sorted(revisions)), count, size)
 
@@ -59,6 +62,18 @@ async def _bury(objects: Objects, volume: str, revision: int) -> None:
     except ValueError:
         stone = Tombstone(volume=volume, revision=revision, removed_at=now())
     await objects.put_json(storage.VOLUMES, storage.tombstone(volume, revision), stone)
+
+
+async def take_away(objects: Objects, volume: str, revision: int) -> tuple[int, int]:
+    """Delete what nobody needs of a revision that has its tombstone; how many objects, and how many bytes."""
+    found = await leavings(objects, volume, revision)
+    count = size = 0
+    for prefix in found.prefixes:
+        n, b = await delete_below(objects, storage.VOLUMES, prefix)
+        count, size = count + n, size + b
+    bodies = {key: body for key in found.keys if (body := await objects.find(storage.VOLUMES, key)) is not None}
+    await objects.delete(storage.VOLUMES, list(bodies))
+    return count + len(bodies), size + sum(map(len, bodies.values()))
 
 
 async def delete_below(objects: Objects, bucket: str, prefix: str) -> tuple[int, int]:
