@@ -7,6 +7,9 @@ PACKAGES := contracts runtime readers services/fetcher services/converter servic
 # Speaks the archives' protocols for tests and demo; no image and no lock holds it.
 EMULATORS := tests/archives
 STAMP := .venv/.installed
+# Readers that can't share our environment: tests/clients/*.in says what is in which.
+CLIENTS := earlier napari
+CLIENTS_IN := .venv-clients
 UV_VERSION := 0.13.8
 
 # Real sample files lie beside the repository on some machines; tests that need them skip where they don't.
@@ -17,7 +20,7 @@ export EMPORTER_SAMPLES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-live chaos chaos-catalog check bench bench-fetch bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
+.PHONY: help install demo test clients test-live chaos chaos-catalog check bench bench-fetch bench-convert bench-blocks up down containers fmt lock schemas check-format check-lint check-types check-imports check-schemas check-yaml
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +41,13 @@ demo: install ## carry five small volumes all the way, on this machine alone
 test: install ## every test (PYTEST_ARGS="-k name -x" to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+clients: $(CLIENTS:%=$(CLIENTS_IN)/%/.installed) ## other people's readers, in environments of their own (make test skips what is not there)
+
+$(CLIENTS_IN)/%/.installed: tests/clients/%.lock
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 test-live: install ## ingest from the five real archives, and compare (some 10 GB; needs internet)
 	$(BIN)/python -m pytest -m live tests/live $(PYTEST_ARGS)
 
@@ -45,7 +55,7 @@ chaos: install ## 200 converters killed over one job of 300 tasks (some ten minu
 	EMPORTER_CHAOS_KILLS=200 EMPORTER_CHAOS_TASKS=300 $(BIN)/python -m pytest -s tests/chaos/test_converters.py $(PYTEST_ARGS)
 
 chaos-catalog: install ## cataloger and PostgreSQL killed 200 times over 200 ingests (some ten minutes)
-	EMPORTER_CHAOS_INGESTS=200 EMPORTER_CHAOS_CATALOG_KILLS=200 $(BIN)/python -m pytest -s tests/chaos/test_catalog.py $(PYTEST_ARGS)
+	EMPORTER_CHAOS_INGESTS=200 EMPORTER_CHAOS_CATALOG_KILLS=200 EMPORTER_CHAOS_REMOVALS=20 $(BIN)/python -m pytest tests/chaos/test_catalog.py tests/chaos/test_removals.py $(PYTEST_ARGS)
 
 # One word, several looks; `make --keep-going check` takes all of them.
 CHECKS := format lint types imports schemas yaml
