@@ -2,6 +2,7 @@
 
 EmporterError
 └── BlockServerError
+    ├── PolicyRefusedError      403  a rule of the operator's policy refuses (451 where the rule says so)
     ├── UnknownVolumeError      404  no such volume or revision
     ├── UnknownLevelError       404  the volume has fewer levels
     ├── NoSuchKeyError          404  nothing is stored under that key of the Zarr
@@ -28,6 +29,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from emporter_contracts.errors import EmporterError
+from emporter_contracts.policy import PURPOSE_HEADER, RuleDecision
 
 
 class BlockServerError(EmporterError):
@@ -74,6 +76,26 @@ class NotPinnedError(BlockServerError):
 class NotAcceptableError(BlockServerError):
     code = "not_acceptable"
     status = 406
+
+
+class PolicyRefusedError(BlockServerError):
+    """A rule of the operator's policy refuses; it says whether as 403 or as 451 (RFC 7725)."""
+
+    code = "policy_denied"
+    status = 403
+
+    def __init__(self, about: str, decision: RuleDecision, status: int) -> None:
+        why = "it could not be evaluated" if decision.error else decision.message
+        super().__init__(
+            f"policy rule {decision.rule} refuses {about}" + (f": {why}" if why else ""),
+            hint=f"say what it is for (header {PURPOSE_HEADER}) where the rule asks that; else the operator decides",
+        )
+        self.status = status  # type: ignore[misc]  # the rule chooses
+        self.rule = decision.rule
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"emporter-policy-rule": self.rule}
 
 
 class VoxelSizeUnknownError(BlockServerError):

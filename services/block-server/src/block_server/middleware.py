@@ -7,17 +7,19 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from block_server import telemetry
+from block_server.policing import POLICED
 from block_server.rooms import REVISION
+from emporter_contracts.policy import PURPOSE_HEADER
 
 EXPOSED = (
     "Content-Range, Content-Length, ETag, Accept-Ranges, Retry-After, Link, X-Emporter-Revision, X-Emporter-Shape, "
     "X-Emporter-Dtype, X-Emporter-Origin, X-Emporter-Voxel-Size-Nm, X-Emporter-Caveats, X-Emporter-Window, "
-    "X-Emporter-Level, Server-Timing"
+    "X-Emporter-Level, Emporter-Policy-Rule, Server-Timing"
 )
 CROSS_ORIGIN = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
 PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
-    "access-control-allow-headers": "Authorization, Range, If-Range, If-None-Match, Accept, Content-Type",
+    "access-control-allow-headers": "Authorization, Emporter-Purpose, Range, If-Range, If-None-Match, Accept, Content-Type",
     "access-control-max-age": "86400",
 }
 
@@ -39,7 +41,8 @@ class Surroundings:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 revision = [(b"x-emporter-revision", b"%d" % scope[REVISION])] if REVISION in scope else []
-                message["headers"] = [*message["headers"], *CROSS_ORIGIN, *revision]
+                varies = [(b"vary", PURPOSE_HEADER.encode())] if POLICED in scope else []
+                message["headers"] = [*message["headers"], *CROSS_ORIGIN, *revision, *varies]
             else:
                 sent += len(message.get("body", b""))
             await send(message)

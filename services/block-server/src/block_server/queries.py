@@ -31,6 +31,8 @@ VOLUME = {
 }
 LARGEST_BODY = 8 * 2**20
 """Bytes of a JSON body: some 200,000 origins."""
+PURPOSE = "purpose"
+"""A parameter of every route that names a volume: what it is for, where no header can be sent (policing)."""
 LONGEST = 100
 """Characters of one parameter; three indices take 60 at most."""
 
@@ -136,7 +138,7 @@ class ViewQuery(Query):
 def asked(request: Request, model: type[Q]) -> Q:
     """The parameters of a request. Raises InvalidValueError."""
     try:
-        return model.model_validate(dict(request.query_params))
+        return model.model_validate({name: value for name, value in request.query_params.items() if name != PURPOSE})
     except ValidationError as error:
         raise _misread(error, model, 1) from None
 

@@ -12,12 +12,14 @@ from block_server.access import grant_of
 from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume
 from block_server.errors import DamagedVolumeError, NotPinnedError, NotStoredHereError
+from block_server.policing import AccessRules
 from block_server.sampling_occupancy import Occupancies
 from block_server.settings import BlockServerSettings
 from block_server.shards import Shards
 from block_server.volumes import Volumes
 from emporter_contracts.ids import VolumeRef
 from emporter_runtime.objects import Objects
+from emporter_runtime.policy.judging import Policy
 
 REVISION = "emporter_revision"
 """Where the middleware that writes headers finds the revision a request was resolved to."""
@@ -34,6 +36,7 @@ class Rooms:
     passing: Admission
     shards: Shards
     occupancies: Occupancies
+    rules: AccessRules
 
     @classmethod
     def open(cls, settings: BlockServerSettings) -> Self:
@@ -49,6 +52,7 @@ class Rooms:
             passing=Admission(settings.blocks_passthrough_bytes, wait),
             shards=Shards(objects),
             occupancies=Occupancies(objects, volumes, decoding),
+            rules=AccessRules(Policy.read(settings.policy), settings.blocks_fresh_seconds),
         )
 
 
@@ -68,7 +72,8 @@ def rooms_of(request: Request) -> Rooms:
 async def find(request: Request) -> Found:
     """The revision that the `{v}` of a request means, resolved once: nothing later in the request asks again.
 
-    Raises InvalidValueError, ForbiddenError, UnknownVolumeError, RemovedVolumeError, DamagedVolumeError, StoreUnavailableError.
+    Raises InvalidValueError, ForbiddenError, UnknownVolumeError, RemovedVolumeError, PolicyRefusedError, DamagedVolumeError,
+    StoreUnavailableError.
     """
     found = await find_named(request, request.path_params["v"])
     request.scope[REVISION] = found.volume.ref.revision
@@ -82,7 +87,9 @@ async def find_named(request: Request, name: str) -> Found:
     grant.check(asked)  # first: whoever may not read a volume is not told whether it is there
     pinned = await volumes.pinned(asked)
     grant.check(pinned)
-    return Found(asked, await volumes.opened(pinned))
+    found = Found(asked, await volumes.opened(pinned))
+    rooms_of(request).rules.check(request, pinned, found.volume.record)
+    return found
 
 
 async def find_pinned(request: Request, path: Callable[[VolumeRef], str]) -> OpenVolume:
