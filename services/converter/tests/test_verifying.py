@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from converter.errors import CorruptVolumeError
+from converter.memory import THREADS
 from converter.shards import ShardCodec
 from converter.stored import shard_written
 from converter.testing import Run, a_run, segments, tissue
@@ -153,3 +155,25 @@ def test_ordered_boxes_follow_one_another_in_c_order_within_the_memory(memory: i
     boxes = list(ordered_boxes(shape, (32, 16, 16), 8, memory))
     np.testing.assert_array_equal(np.concatenate([voxels[b.slices()].reshape(-1) for b in boxes]), voxels.reshape(-1))
     assert all(b.size * 8 * 2 <= memory or b.shape[:2] == (1, 1) for b in boxes)
+
+
+def test_small_shards_are_looked_through_many_requests_at_a_time(objects: Objects, tmp_path: Path) -> None:
+    run, plan = converted(objects)
+    waiting, most = 0, 0
+    changed = threading.Condition()
+
+    class Far(Objects):
+        def get_sync(self, bucket: str, key: str) -> bytes:
+            nonlocal waiting, most
+            if "/0/c/" in key:
+                with changed:
+                    waiting += 1
+                    most = max(most, waiting)
+                    changed.notify_all()
+                    # As far as it comes: a store that answers only when nobody else asks.
+                    changed.wait_for(lambda: most > THREADS + 1, timeout=5)
+                    waiting -= 1
+            return super().get_sync(bucket, key)
+
+    run.finish(Far.open(file_store(tmp_path / "store")), plan, run.shards)
+    assert most > THREADS + 1

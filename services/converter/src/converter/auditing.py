@@ -20,11 +20,11 @@ from typing import Any
 
 from converter.digesting import sum_of, sums_said, volume_digest
 from converter.errors import ChangedSourceError, CorruptVolumeError
-from converter.memory import THREADS, working_memory
+from converter.memory import working_memory
 from converter.settings import ConverterSettings
 from converter.sources import open_reader, open_source
 from converter.stored import StoredLevel
-from converter.verifying import Checks, compare_level, in_order, look_above, require_complete
+from converter.verifying import Checks, compare_level, in_order, look_above, looking_threads, require_complete
 from emporter_contracts import storage
 from emporter_contracts.errors import EmporterError, RefusedError
 from emporter_contracts.events import ShardWritten
@@ -96,11 +96,11 @@ def audited(objects: Objects, ref: VolumeRef) -> Audited:
     def read(bucket: str, key: str) -> bytes:
         return objects.get_sync(bucket, key)
 
-    run = (commit.job, commit.revision)
+    run = (commit.job, commit.arrays_of)
     conversion = ConversionPlan.model_validate_json(read(storage.RAW, storage.conversion(*run)))
     return Audited(
         commit=commit,
-        digests=json.loads(read(storage.VOLUMES, storage.digests(ref.volume, commit.revision))),
+        digests=json.loads(read(storage.VOLUMES, storage.digests(ref.volume, commit.arrays_of))),
         plan=conversion.volume(ref.volume),
         fetch=FetchPlan.model_validate_json(read(storage.RAW, storage.plan(*run))),
         manifest=Manifest.model_validate_json(read(storage.RAW, storage.manifest(*run))),
@@ -133,13 +133,13 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
 def _shards(objects: Objects, revision: Audited) -> str:
     """Every shard is there in its size, and no other."""
     entered = revision.entered
-    require_complete(objects, revision.plan, revision.commit.revision, {(0, 0): tuple(entered.values())})
+    require_complete(objects, revision.plan, revision.commit.arrays_of, {(0, 0): tuple(entered.values())})
     return f"{len(entered):,} in their sizes, {sum(s.bytes for s in entered.values()):,} bytes"
 
 
 def _digest(objects: Objects, revision: Audited) -> str:
     """Metadata, record and all that lies beside the shards are what was committed, and the digest is the commit's."""
-    said, volume, number = revision.digests, revision.plan.volume, revision.commit.revision
+    said, volume, number = revision.digests, revision.plan.volume, revision.commit.arrays_of
     folders = {"arrays": storage.zarr_root(volume, number), "occupancy": storage.digests(volume, number).rpartition("/")[0] + "/"}
     sums = {folder + key: held.sha256 for part, folder in folders.items() for key, held in sums_said(said, part).items()}
     differing = []
@@ -159,11 +159,11 @@ def _voxels(objects: Objects, revision: Audited) -> str:
     """Every shard's checksum, and the SHA-256 of level 0 in C order."""
     plan, entered = revision.plan, revision.entered
     checks, digest = Checks(plan.volume, entered), hashlib.sha256()
-    level = StoredLevel(objects, plan, revision.commit.revision, 0, checks.look)
-    with ThreadPoolExecutor(THREADS + 1, "audit") as pool:
+    level = StoredLevel(objects, plan, revision.commit.arrays_of, 0, checks.look)
+    with ThreadPoolExecutor(looking_threads(level), "audit") as pool:
         for _, voxels in in_order(level, revision.memory, pool, _never):
             digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
-        look_above(objects, plan, revision.commit.revision, entered, checks, pool, _never)
+        look_above(objects, plan, revision.commit.arrays_of, entered, checks, pool, _never)
     if digest.hexdigest() != revision.digests["voxels"]["sha256"]:
         raise CorruptVolumeError(f"sha256 {digest.hexdigest()} is not the recorded {revision.digests['voxels']['sha256']}")
     return f"sha256 {digest.hexdigest()}"
@@ -193,7 +193,7 @@ def _raw(objects: Objects, revision: Audited, file_roots: Mapping[str, Path]) ->
 
 def _against_raw(objects: Objects, revision: Audited, file_roots: Mapping[str, Path]) -> str:
     reader = open_reader(objects, revision.fetch, revision.manifest, revision.plan.volume, file_roots)
-    compared = compare_level(objects, revision.plan, revision.commit.revision, reader, 0, _never)
+    compared = compare_level(objects, revision.plan, revision.commit.arrays_of, reader, 0, _never)
     return f"{compared:,} are equal"
 
 

@@ -24,9 +24,20 @@ PIECE_BYTES = 8 * MIB
 """Of one call to a reader: large enough for whole runs of strips, small enough that two of them don't count."""
 
 
+REQUESTS = 16
+"""In flight at most, of a pass that reads what is stored: a store 20 ms away then gives 800 shards a second, not 50."""
+REQUESTED_BYTES = 32 * MIB
+"""Of decoded shards they are together; of larger ones there are as few as a task reads, and one more."""
+
+
 def readers_of(cell_bytes: int) -> int:
     """How many threads read a source whose cells take this much."""
     return 1 if cell_bytes > LARGE_CELL_BYTES else THREADS
+
+
+def requests_of(shard_bytes: int) -> int:
+    """How many shards of this size, as decoded, are read from the store at once."""
+    return max(THREADS + 1, min(REQUESTS, REQUESTED_BYTES // shard_bytes))
 
 
 def working_memory(memory_bytes: int) -> int:

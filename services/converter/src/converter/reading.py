@@ -19,9 +19,11 @@ Stop = Callable[[], None]
 
 
 class Reading:
-    """A box that is being read; `stop` is called before each piece."""
+    """A box that is being read in pieces of about `piece_bytes`; `stop` is called before each."""
 
-    def __init__(self, reader: Reader, box: Box, dtype: np.dtype[Any], pool: ThreadPoolExecutor, stop: Stop) -> None:
+    def __init__(
+        self, reader: Reader, box: Box, dtype: np.dtype[Any], pool: ThreadPoolExecutor, stop: Stop, piece_bytes: int = PIECE_BYTES
+    ) -> None:
         self._voxels = np.empty(box.shape, dtype)
         z, y, x = (-a for a in box.start)
 
@@ -30,7 +32,7 @@ class Reading:
             self._voxels[piece.moved((z, y, x)).slices()] = reader.read(piece)
 
         offset = reader.region.start if isinstance(reader, RegionReader) else (0, 0, 0)
-        parts = pieces(box, reader.native.cell, offset, PIECE_BYTES // dtype.itemsize)
+        parts = pieces(box, reader.native.cell, offset, piece_bytes // dtype.itemsize)
         self._parts = [pool.submit(read, piece) for piece in parts]
 
     def result(self) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from converter.digesting import Sums
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
-from converter.memory import THREADS
+from converter.memory import readers_of, requests_of
 from converter.occupancy import OccupancyIndex
 from converter.reading import Reading, Stop, all_of
 from converter.recomputing import recomputed
@@ -49,7 +49,9 @@ SAMPLE_EDGE = 64
 SAMPLE_PAGES = 4
 """Pages a sample box takes of a source that is made of pages: each is decoded whole."""
 DECODED = 3
-"""Shards held by each thread of the ordered pass beside the slabs: as it came, as the decoder was given it, as it was decoded."""
+"""Shards held for each request of the ordered pass: as it came, as the decoder was given it, as it was decoded."""
+SAMPLED_AT_ONCE = 6
+"""Of them, each some megabytes at most and many small requests, one after the other."""
 BOX_VOXELS = 2**19
 """Of an upper level compared at once when all of it is: the judge holds each voxel below it as 64 bits or a Python number."""
 AGAIN = "convert again with --force; if it happens again, the store or this machine's memory is at fault"
@@ -113,7 +115,7 @@ def look_through(
     digest, counts, slices = hashlib.sha256(), counter(level.dtype), SliceCounter(level.shape, level.dtype)
     occupancy = OccupancyIndex(objects, plan, revision)
     size = 0
-    with ThreadPoolExecutor(THREADS + 1, "look") as pool:
+    with ThreadPoolExecutor(looking_threads(level), "look") as pool:
         try:
             for box, voxels in in_order(level, memory, pool, stop):
                 little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
@@ -131,23 +133,30 @@ def look_through(
 
 
 def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
-    """The voxels of a level in C order, box after box, the next one read while one is looked at."""
+    """The voxels of a level in C order, box after box, the next one read while one is looked at, each shard by a request."""
     boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
+    shard = math.prod(level.codec.level.shard) * level.dtype.itemsize
 
-    coming = Reading(level, boxes[0], level.dtype, pool, stop)
+    coming = Reading(level, boxes[0], level.dtype, pool, stop, shard)
     for n in range(len(boxes)):
         voxels = coming.result()
         if n + 1 < len(boxes):
-            coming = Reading(level, boxes[n + 1], level.dtype, pool, stop)
+            coming = Reading(level, boxes[n + 1], level.dtype, pool, stop, shard)
         yield boxes[n], voxels
         del voxels
+
+
+def looking_threads(level: StoredLevel) -> int:
+    """Of a pool for `in_order`: those that read, and those that look at what was read."""
+    return requests_of(math.prod(level.codec.level.shard) * level.dtype.itemsize)
 
 
 def ordered_boxes(shape: Shape3, shard: Shape3, itemsize: int, memory: int) -> Iterator[Box]:
     """Boxes that follow one another in C order, two of which fit `memory` bytes beside the shards that are decoded: slabs of a
     shard's depth, else thinner ones (whose shards are then decoded more than once), else rows of one plane.
     """
-    decoding = DECODED * (THREADS + 1) * math.prod(shard) * itemsize
+    size = math.prod(shard) * itemsize
+    decoding = DECODED * requests_of(size) * size
     # A quarter at least: shards that somebody asked for may be larger than all of it.
     wanted = max(1, max(memory - decoding, memory // 4) // 2 // itemsize)
     plane = shape[1] * shape[2]
@@ -182,14 +191,20 @@ def look_above(
 def read_back(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, seed: str, stop: Stop) -> int:
     """Compare sample boxes of every level; how many voxels. Where they lie is drawn from `seed`, so two finishers agree."""
     random = np.random.default_rng(int(seed[:16], 16))
-    compared = 0
+    boxes: list[tuple[int, Box]] = []
     for k, level in enumerate(plan.levels):
         depth = SAMPLE_PAGES if reader.native.cell[0] == 1 else SAMPLE_EDGE
         shape = _smaller((depth, SAMPLE_EDGE, SAMPLE_EDGE), level.shape)
         for _ in range(SAMPLE_BOXES if k == 0 else SAMPLE_BOXES // 2):
             z, y, x = (int(random.integers(n - s + 1)) for n, s in zip(level.shape, shape, strict=True))
-            compared += _compare(objects, plan, revision, reader, k, Box.at((z, y, x), shape), stop)
-    return compared
+            boxes.append((k, Box.at((z, y, x), shape)))
+    one_at_a_time = readers_of(math.prod(reader.native.cell) * reader.dtype.itemsize) == 1
+    with ThreadPoolExecutor(1 if one_at_a_time else SAMPLED_AT_ONCE, "sample") as pool:
+        looking = [pool.submit(_compare, objects, plan, revision, reader, k, box, stop) for k, box in boxes]
+        try:
+            return sum(compared.result() for compared in looking)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read_back_all(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, stop: Stop) -> int:
