@@ -99,6 +99,10 @@ def test_a_folder_is_listed_served_copied_in_and_taken_away_without_being_touche
     volume = client.volume("registered-cells")
     np.testing.assert_array_equal(volume[3:23, 17:33, 31:60], voxels[3:23, 17:33, 31:60])
 
+    assert lab.command(capsys, "show", "registered-cells")["managed"] is False
+    for words in (["show", "registered-cells"], ["volumes"], ["du"]):
+        assert run([*words, "--stack", str(lab.stack.dir)]) == 0, capsys.readouterr().err
+
     accepted = lab.command(capsys, "ingest", "registered-cells", "--yes")
     status = client.wait(accepted["job"])
     assert status.state == "complete", status.error
@@ -144,3 +148,28 @@ def test_a_url_is_copied_in_by_the_same_source_and_a_changed_one_is_refused(lab:
     assert "source" in capsys.readouterr().err
     assert run(["verify", made["volume"], "--stack", str(lab.stack.dir)]) != 0
     assert "read where it lies" in capsys.readouterr().err
+
+
+async def test_a_bus_that_lost_everything_is_told_again_of_registered_volumes(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import asyncio
+
+    folder = lab.put("kept.zarr", noise(2))
+    (made,) = await asyncio.to_thread(lab.command, capsys, "register", str(folder), "--name", "kept")
+    from emporter_contracts import subjects
+    from emporter_runtime.bus import Bus
+    from emporter_runtime.registering import say_again
+
+    bus = Bus(lab.stack.settings(), "test")
+    await bus.broker.connect()
+    try:
+        stream = bus.connection.jetstream()
+        subject = subjects.volume_complete(made["volume"], 1)
+        await stream.purge_stream("EVENTS", subject=subject)
+        assert await say_again(lab.stack.objects(), bus) >= 1
+        heard = await stream.get_last_msg("EVENTS", subject)
+        assert heard.data is not None
+        assert json.loads(heard.data)["volume"] == made["volume"]
+    finally:
+        await bus.broker.stop()

@@ -381,6 +381,45 @@ def _small(place: Place) -> dict[str, Any]:
     return said | {"blocks_cache_bytes": 0, "blocks_source_seconds": 0.0}
 
 
+def test_a_plain_web_server_tells_by_its_own_clock_what_was_written_later(place: Place, tmp_path: Path) -> None:
+    """It says Date and Last-Modified, no ETag."""
+    import os
+    import threading
+    import time
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    voxels = noise()
+    for name, body in arrays.zarr2(voxels, separator=".").items():
+        (tmp_path / name).write_bytes(body)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        ref = place.register(f"zarr://http://127.0.0.1:{server.server_address[1]}")
+        np.testing.assert_array_equal(place.box(ref, (0, 0, 0), (16, 16, 16)), voxels[:16, :16, :16])
+        later = time.time() + 5
+        (tmp_path / "1.1.1").write_bytes((tmp_path / "0.0.0").read_bytes())
+        os.utime(tmp_path / "1.1.1", (later, later))
+        assert "1.1.1" in refused_as_changed(place, ref, (18, 18, 18))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_an_endless_chunk_is_refused_not_held(place: Place) -> None:
+    root = arrays.put(place.web, "/endless", arrays.zarr2(noise(), separator=".") | {"1.1.1": bytes(50_000_000)})
+    answer = place.block(place.register(f"zarr://{root}"), (16, 16, 16), (8, 8, 8))
+    assert (answer.status_code, answer.json()["code"]) == (502, "source_refused")
+    assert "larger than" in answer.json()["title"]
+
+
 def test_a_source_that_is_away_is_503_and_serves_again_when_it_is_back(place: Place) -> None:
     voxels = noise()
     root = arrays.put(place.web, "/away", arrays.zarr2(voxels, separator="."))

@@ -12,12 +12,13 @@ from pydantic import JsonValue
 from emporter.errors import MistakeError
 from emporter.links import entry_of
 from emporter_contracts.ids import is_volume_id
+from emporter_contracts.registrations import PREFIX
 from emporter_contracts.topology import SOURCES
 
 DEFAULT_ENTRIES = {"hemibrain": "em"}
 """What an archive means by itself, where it is one thing above all."""
 REGISTERED = "registered"
-"""What names of volumes begin with that are read where they lie, and stands as source where one of them is to be copied in."""
+"""Stands as source where a volume that is read where it lies is to be copied in."""
 SCHEMES = ("http://", "https://", "ftp://", "s3://", "gs://", "precomputed://", "zarr://", "zarr2://", "zarr3://", "n5://")
 """What a URL begins with, on the command line and in a file of requests."""
 
@@ -67,7 +68,7 @@ def _one_word(word: str) -> Target:
     source, colon, source_id = word.partition(":")
     if Path(word).exists():
         return Target("inbox", paths=(Path(word),))
-    if word.startswith(f"{REGISTERED}-") and is_volume_id(word.partition("@")[0]):
+    if word.startswith(PREFIX) and is_volume_id(word.partition("@")[0]):
         return Target(REGISTERED, word)
     if colon and source in SOURCES and source_id:
         return Target(source, source_id)

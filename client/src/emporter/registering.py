@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emporter.errors import MistakeError
-from emporter.ingesting import REGISTERED
 from emporter.ingesting import SCHEMES as URLS
 from emporter_contracts.commands import IngestRequest, Select
 from emporter_contracts.geometry import AXES, Box, VoxelSize
@@ -24,7 +23,7 @@ from emporter_contracts.ids import record_uuid, short_hash, slug, volume_id
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Role
 from emporter_contracts.records import Core, LevelRecord, Metadata, MetadataRecord, Provenance, Technical, exact, json_safe
-from emporter_contracts.registrations import RegisteredLevel, Registration, SourceDocument
+from emporter_contracts.registrations import PREFIX, RegisteredLevel, Registration, SourceDocument
 from emporter_readers.chunked.attaching import attached
 from emporter_readers.chunked.following import followed_documents, root_of
 from emporter_readers.chunked.pyramids import Pyramid, pyramids
@@ -160,10 +159,10 @@ class _Looking:
             readable = slug(self._wanted.name)
             if not readable:
                 raise MistakeError(f"--name {self._wanted.name!r} leaves nothing", hint="use letters and digits")
-            return f"{REGISTERED}-{readable}"
+            return PREFIX + readable
         hints = self._wanted.hints
         said = f"{self._root.url}\0{hints.select.model_dump_json()}\0{hints.axes}\0{hints.role}\0{self._wanted.voxel_size_nm}"
-        return "-".join(filter(None, (REGISTERED, slug(self._root.url.rpartition("/")[2]), short_hash(said))))
+        return PREFIX + "-".join(filter(None, (slug(self._root.url.rpartition("/")[2]), short_hash(said))))
 
     async def _role(self, pyramid: Pyramid, objects: _Below) -> tuple[Role, tuple[Caveat, ...]]:
         hints = self._wanted.hints
@@ -250,8 +249,8 @@ class _Below:
         self._root = root
         self._loop = asyncio.get_running_loop()
 
-    def whole(self, name: str) -> bytes | None:
-        got = self._done(self._root.whole(name))
+    def whole(self, name: str, most: int) -> bytes | None:
+        got = self._done(self._root.whole(name, most))
         return None if got is None else got.data
 
     def size(self, name: str) -> int | None:

@@ -11,6 +11,9 @@ from emporter_contracts.commands import Index3, Message, Select, Shape3
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.plans import Role
 
+PREFIX = "registered-"
+"""What the names of these volumes begin with: no source has that name, so none of them is ever an ingest's."""
+
 
 class SourceDocument(Message):
     """A metadata document below the root, by name, as it was when the volume was registered."""

@@ -23,6 +23,7 @@ from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.provision import provision
+from emporter_runtime.registering import say_again
 from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
 
@@ -57,6 +58,7 @@ class Reconciler:
         for job in await self._objects.folders(storage.RAW, "jobs/"):
             self.found.jobs += 1
             await self._job(job)
+        self.found.volumes += await say_again(self._objects, self._bus)
         return self.found
 
     async def _job(self, job: str) -> None:

@@ -14,7 +14,7 @@ from emporter_contracts.events import VolumeComplete
 from emporter_contracts.ids import VolumeRef, job_of
 from emporter_contracts.plans import Commit
 from emporter_contracts.records import MetadataRecord
-from emporter_contracts.registrations import Registration
+from emporter_contracts.registrations import PREFIX, Registration
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, removed
 from emporter_runtime.jobstore import now
@@ -57,6 +57,18 @@ async def register(objects: Objects, bus: Bus, wanted: Sequence[Registering], *,
         await _say(objects, bus, ref)
         found.append(Registered(ref, existing))
     return found
+
+
+async def say_again(objects: Objects, bus: Bus) -> int:
+    """Say of every registered volume that it is there, for a bus that lost it; how many revisions that were."""
+    count = 0
+    for volume in await objects.folders(storage.VOLUMES):
+        if not volume.startswith(PREFIX):
+            continue
+        for revision in sorted(await committed(objects, volume)):
+            await _say(objects, bus, VolumeRef(volume, revision))
+            count += 1
+    return count
 
 
 async def find_registration(objects: Objects, ref: VolumeRef) -> Registration | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,12 +13,17 @@ from emporter_readers.chunked.stored import Lookup, Single
 from emporter_readers.errors import CorruptObjectError
 from emporter_readers.protocol import ByteSource
 
+ENCODED_SHARE = 4
+"""Times its voxels that an encoded chunk may be: compressed segmentation of noise needs twice."""
+AROUND = 2**16
+"""Bytes of headers around the smallest chunks."""
+
 
 class NamedObjects(Protocol):
     """The objects below a root, for worker threads."""
 
-    def whole(self, name: str) -> bytes | None:
-        """All of an object, None where there is none."""
+    def whole(self, name: str, most: int) -> bytes | None:
+        """All of an object of at most `most` bytes, None where there is none."""
 
     def size(self, name: str) -> int | None:
         """Its bytes, None where there is none."""
@@ -33,9 +39,10 @@ def attached(reader: ChunkedReader, objects: NamedObjects) -> ChunkedReader:
 
 def _lookup(reader: ChunkedReader, objects: NamedObjects) -> Lookup:
     layout = reader.array.layout
+    most = ENCODED_SHARE * math.prod(reader.array.chunk) * reader.array.dtype.itemsize + AROUND
 
     def whole(name: str) -> ByteSource | None:
-        data = objects.whole(name)
+        data = objects.whole(name, most)
         return None if data is None else MemorySource(name, data)
 
     def by_ranges(name: str) -> ByteSource | None:

@@ -81,8 +81,8 @@ class Source:
         self._looked = began
         return {document.name: got.data for document, got in zip(wanted, found, strict=True) if got is not None}
 
-    def whole(self, name: str) -> bytes | None:
-        got = self._read(name, lambda: self._root.whole(name))
+    def whole(self, name: str, most: int) -> bytes | None:
+        got = self._read(name, lambda: self._root.whole(name, most))
         return None if got is None else got.data
 
     def size(self, name: str) -> int | None:
