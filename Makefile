@@ -117,8 +117,9 @@ SHIPPED := $(filter-out client,$(PACKAGES))
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--no-emit-package emporter $(OURS:%=--no-emit-package emporter-%)
 
-lock: install ## both locks after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
+lock: install ## the locks after a change of dependencies (LOCK_ARGS=--upgrade: newer versions)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@# Everything, for .venv; then, at the same versions, what the images hold.
 	$(COMPILE) $(LOCK_ARGS) --output-file requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in
 	$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock $(addsuffix /pyproject.toml,$(SHIPPED)) deploy/requirements.in
+	$(foreach one,$(CLIENTS),$(COMPILE) $(LOCK_ARGS) --output-file tests/clients/$(one).lock tests/clients/$(one).in;)

@@ -167,7 +167,8 @@ def _array(level: Level) -> dict[str, Any]:
         "chunks": list(level.chunk),
         "dtype": layout.dtype,
         "compressor": layout.compressor,
-        "fill_value": 0,
+        # Every chunk is stored, so nothing is ever filled; and xarray takes voxels equal to a fill value for missing ones (NaN).
+        "fill_value": None,
         "order": "C",
         "filters": None,
         "dimension_separator": "/",
