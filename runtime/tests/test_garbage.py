@@ -14,24 +14,29 @@ import pytest
 from emporter_contracts import storage, subjects
 from emporter_contracts.events import RawObjectStored
 from emporter_contracts.geometry import VoxelSize
-from emporter_contracts.ids import VolumeRef
+from emporter_contracts.ids import VolumeRef, record_uuid
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import (
     Commit,
     FetchPlan,
     InboxKey,
+    Licence,
     Manifest,
     ManifestObject,
     PlannedObject,
     PlannedVolume,
     Segments,
 )
+from emporter_contracts.records import MetadataRecord
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, current, removed
 from emporter_runtime.garbage import Collected, Collector
 from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
+from emporter_runtime.policy.documents import parse_document
+from emporter_runtime.policy.judging import Policy
+from emporter_runtime.policy.retention import Retention
 from emporter_runtime.removal import remove
 from emporter_runtime.runs import RunNote
 from emporter_runtime.testing_bus import provisioned
@@ -48,8 +53,25 @@ class Yard:
         self.objects = objects
         self.ledger = Ledger(bus)
 
-    async def collect(self, keep: int | None = None, *, dry: bool = False) -> Collected:
-        return await Collector(self.objects, self.ledger, keep, dry=dry).run()
+    async def collect(self, keep: int | None = None, *, dry: bool = False, policy: str = "", later: float = 0) -> Collected:
+        """By the rules of `policy`, so many days from now."""
+        retention = Retention(Policy(parse_document(policy)))
+        then = now() + timedelta(days=later)
+        return await Collector(self.objects, self.ledger, keep, dry=dry, retention=retention, clock=lambda: then).run()
+
+    async def describe(self, volume: str, licence: str) -> None:
+        record = MetadataRecord(
+            id=record_uuid(volume),
+            volume=volume,
+            revision=1,
+            source="url",
+            source_id="x",
+            status=JobState.COMPLETE,
+            created_at=now(),
+            updated_at=now(),
+            licence=Licence(spdx=licence, known=True),
+        )
+        await self.objects.put_json(storage.VOLUMES, storage.record(volume, 1), record)
 
     async def put(self, bucket: str, key: str, days: float) -> None:
         await self.objects.put(bucket, key, b"12345")
@@ -176,6 +198,63 @@ async def test_superseded_revisions_go_only_where_told_and_never_young_ones(tmp_
         assert (await yard.collect(keep=1)).revisions == ["v@r1"]
         assert await removed(yard.objects, "v") == {1}
         assert await committed(yard.objects, "v") == {1, 2, 3}
+
+
+RAW_AFTER_90 = "retention: [{name: raw-90, what: raw, days: 90}]"
+
+
+async def test_raw_objects_go_when_a_rule_says_so_and_neither_before_nor_more_than_they(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("done", JobState.COMPLETE, days=30, manifest=True)
+        await yard.commit("done", 1, days=30)
+        assert (await yard.collect(policy=RAW_AFTER_90, later=59)).objects == 0
+        seen = await yard.collect(policy=RAW_AFTER_90, later=61, dry=True)
+        assert (seen.retention, seen.objects) == (["raw of done@r1 (raw-90)"], 1)
+        assert await yard.has("done") == (True, True, True)
+        await yard.collect(policy=RAW_AFTER_90, later=61)
+        assert await yard.has("done") == (False, True, True)
+        assert await current(yard.objects, "done") == 1
+
+
+async def test_raw_objects_of_a_run_that_is_not_complete_outlive_every_rule(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("running", None, days=30, manifest=True)
+        await yard.collect(policy=RAW_AFTER_90, later=500)
+        assert await yard.has("running") == (True, True, True)
+
+
+async def test_raw_objects_that_a_younger_run_is_made_of_stay(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("twice", JobState.COMPLETE, days=200, manifest=True)
+        await yard.run("twice", JobState.COMPLETE, days=2, revision=2, manifest=True)
+        for revision in (1, 2):
+            await yard.commit("twice", revision, days=2)
+        await yard.collect(policy=RAW_AFTER_90, later=1)
+        assert await yard.has("twice") == (True, True, True)
+
+
+async def test_volumes_go_by_rule_with_a_tombstone_and_a_held_one_stays(tmp_path: Path) -> None:
+    rule = "retention: [{name: free-only, what: volumes, days: 10, when: '!volume.licence.startsWith(\"CC\")'}]"
+    async with a_yard(tmp_path) as yard:
+        for volume, licence in (("closed", "LicenseRef-lab"), ("free", "CC0-1.0"), ("held", "LicenseRef-lab")):
+            await yard.run(volume, JobState.COMPLETE, days=30, manifest=True)
+            await yard.describe(volume, licence)
+            await yard.commit(volume, 1, days=9)
+        await yard.put(storage.VOLUMES, storage.hold("held", 1), days=0)
+        assert (await yard.collect(policy=rule)).revisions == []
+        found = await yard.collect(policy=rule, later=2)
+        assert found.retention == ["closed@r1 (free-only)"]
+        assert [await removed(yard.objects, v) for v in ("closed", "free", "held")] == [{1}, set(), set()]
+        assert (await yard.collect(policy=rule, later=2)).revisions == []
+
+
+async def test_a_rule_that_cant_be_evaluated_keeps(tmp_path: Path) -> None:
+    rule = "retention: [{name: broken, what: raw, days: 1, when: 'volume.citation[3] == \"x\"'}]"
+    async with a_yard(tmp_path) as yard:
+        await yard.run("done", JobState.COMPLETE, days=30, manifest=True)
+        await yard.commit("done", 1, days=30)
+        assert (await yard.collect(policy=rule, later=500)).retention == []
+        assert await yard.has("done") == (True, True, True)
 
 
 class KilledError(BaseException):

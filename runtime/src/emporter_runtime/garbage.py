@@ -7,7 +7,7 @@ young is left alone: an upload may be about to be asked for, a raw object about 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from emporter_contracts.commands import Message
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import FetchPlan, InboxKey, ManifestObject, PlannedObject, Segments
+from emporter_contracts.records import MetadataRecord
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, held, read_commit, removed
 from emporter_runtime.jobstore import now
@@ -25,6 +26,9 @@ from emporter_runtime.ledger import Ledger
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import ObjectInfo, Objects
 from emporter_runtime.plans import StoredPlans
+from emporter_runtime.policy.documents import Kept
+from emporter_runtime.policy.judging import Policy
+from emporter_runtime.policy.retention import Retention
 from emporter_runtime.removal import delete_below, remove
 from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
@@ -34,6 +38,9 @@ RESUMABLE = timedelta(days=7)
 """How long a failed or cancelled run can be retried from where it stopped."""
 YOUNG = timedelta(hours=24)
 """Objects younger than this are never garbage: what will name them may be about to be written."""
+
+KINDS: dict[type, Kept] = {Segments: "raw", InboxKey: "uploads"}
+"""Which rules of retention are about an object, by where it lies."""
 
 log = get_logger(__name__)
 
@@ -59,6 +66,8 @@ class Collected:
     runs: list[str] = field(default_factory=list)
     ledgers: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
+    retention: list[str] = field(default_factory=list)
+    """What went by rules of retention, each with its rule."""
     objects: int = 0
     bytes: int = 0
 
@@ -76,11 +85,22 @@ class _Run:
 class Collector:
     """Finds garbage, and takes it away unless `dry`."""
 
-    def __init__(self, objects: Objects, ledger: Ledger, keep_revisions: int | None, *, dry: bool) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        ledger: Ledger,
+        keep_revisions: int | None,
+        *,
+        dry: bool,
+        retention: Retention | None = None,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self._objects = objects
         self._ledger = ledger
         self._keep = keep_revisions
         self._dry = dry
+        self._retention = retention or Retention(Policy())
+        self._clock = clock
         self._plans = StoredPlans(objects)
         self.found = Collected()
 
@@ -89,6 +109,7 @@ class Collector:
         runs = [run async for run in self._runs()]
         kept = [run for run in runs if not await self._collected(run)]
         await self._superseded(kept)
+        await self._outlived()
         await self._buried()
         await self._unnamed(kept)
         log.info("collected", dry=self._dry, runs=len(self.found.runs), objects=self.found.objects, bytes=self.found.bytes)
@@ -112,11 +133,11 @@ class Collector:
             await self._forget_ledger(run)
             return False
         volumes = [v.volume for v in run.plan.volumes] if run.plan else []
-        if now() - run.ended.at < RESUMABLE or any([await read_commit(self._objects, v, run.revision) for v in volumes]):
+        if self._clock() - run.ended.at < RESUMABLE or any([await read_commit(self._objects, v, run.revision) for v in volumes]):
             return False
         self.found.runs.append(f"{run.job}@r{run.revision}")
         if not self._dry:
-            expired = Expired(job=run.job, revision=run.revision, at=now())
+            expired = Expired(job=run.job, revision=run.revision, at=self._clock())
             await self._objects.put_json(storage.RAW, storage.expired(run.job, run.revision), expired)
         await self._forget_ledger(run)
         for volume in volumes:
@@ -145,13 +166,34 @@ class Collector:
             standing = sorted(readable - await held(self._objects, volume))
             for revision in standing[: -self._keep]:
                 commit = await read_commit(self._objects, volume, revision)
-                if commit is None or now() - commit.committed_at < YOUNG:
+                if commit is None or self._clock() - commit.committed_at < YOUNG:
                     continue
-                self.found.revisions.append(f"{volume}@r{revision}")
-                if not self._dry:
-                    gone = await remove(self._objects, VolumeRef(volume, revision))
-                    self.found.objects += gone.objects
-                    self.found.bytes += gone.bytes
+                await self._remove(VolumeRef(volume, revision))
+
+    async def _outlived(self) -> None:
+        """Revisions that a rule of retention lets go, the current one too; none that is held: somebody is to look at it."""
+        if not self._retention.knows("volumes"):
+            return
+        for volume in await self._objects.folders(storage.VOLUMES):
+            gone = await removed(self._objects, volume) | await held(self._objects, volume)
+            for revision in sorted(await committed(self._objects, volume) - gone):
+                commit = await read_commit(self._objects, volume, revision)
+                body = await self._objects.find(storage.VOLUMES, storage.record(volume, revision))
+                if commit is None or body is None or self._clock() - commit.committed_at < YOUNG:
+                    continue
+                record = MetadataRecord.model_validate_json(body)
+                if rule := self._retention.of_volume(record, commit.committed_at, self._clock()):
+                    self.found.retention.append(f"{volume}@r{revision} ({rule})")
+                    await self._remove(VolumeRef(volume, revision))
+
+    async def _remove(self, ref: VolumeRef) -> None:
+        if str(ref) in self.found.revisions:
+            return  # in a dry run it is still there
+        self.found.revisions.append(str(ref))
+        if not self._dry:
+            gone = await remove(self._objects, ref)
+            self.found.objects += gone.objects
+            self.found.bytes += gone.bytes
 
     async def _buried(self) -> None:
         """What lies below a tombstone: whoever took a revision away was killed between the tombstone and the last object."""
@@ -165,7 +207,7 @@ class Collector:
     async def _abandoned(self, run: _Run) -> None:
         """What is left of a change of metadata whose commit never came, and by now can't come any more."""
         claim = await self._plans.request(run.job, run.revision)
-        if claim is None or claim.revising is None or now() - claim.received_at < YOUNG:
+        if claim is None or claim.revising is None or self._clock() - claim.received_at < YOUNG:
             return
         volume = claim.revising.volume
         if await read_commit(self._objects, volume, run.revision) is None:
@@ -189,12 +231,24 @@ class Collector:
                 named += list(run.plan.objects) if run.plan else []
                 # Members of an uploaded archive are copied from it until the run is complete; their URL names it.
                 uploads |= {o.url[6:].split("/", 1)[0] for o in named if o.url.startswith("inbox:")}
+            let_go = self._let_go(run)
             for obj in named:
+                if KINDS.get(type(obj.location)) in let_go:
+                    continue
                 if isinstance(obj.location, Segments):
                     origins.add(obj.location.origin)
                 elif isinstance(obj.location, InboxKey):
                     uploads.add(obj.location.key.split("/", 1)[0])
         return origins, uploads
+
+    def _let_go(self, run: _Run) -> set[Kept]:
+        """Of what a run was made from, what need not be kept for its sake any more."""
+        if run.plan is None or run.ended is None or run.ended.state != JobState.COMPLETE:
+            return set()
+        kinds: tuple[Kept, ...] = ("raw", "uploads")
+        by = {what: self._retention.of_run(what, run.plan, run.ended.at, self._clock()) for what in kinds}
+        self.found.retention.extend(f"{what} of {run.job}@r{run.revision} ({rule})" for what, rule in by.items() if rule)
+        return {what for what, rule in by.items() if rule}
 
     async def _collect_unnamed(self, bucket: str, prefix: str, depth: int, named: set[str]) -> None:
         groups: dict[str, list[ObjectInfo]] = defaultdict(list)
@@ -204,7 +258,7 @@ class Collector:
                 groups[name].append(info)
         for infos in groups.values():
             # The youngest decides: an upload that still grows is not garbage.
-            if now() - max(info.modified for info in infos) < YOUNG:
+            if self._clock() - max(info.modified for info in infos) < YOUNG:
                 continue
             self.found.objects += len(infos)
             self.found.bytes += sum(info.size for info in infos)
@@ -230,10 +284,12 @@ class Collector:
 
 
 async def collect(settings: GarbageSettings, *, dry: bool) -> Collected:
-    """Collect garbage with the services' credentials. Raises TransientError while bus or store are away."""
+    """Collect garbage with the services' credentials. Raises PolicyFileError, TransientError while bus or store are away."""
     bus = Bus(settings, "gc")
     await bus.broker.connect()
     try:
-        return await Collector(Objects.open(settings), Ledger(bus), settings.keep_revisions, dry=dry).run()
+        retention = Retention(Policy.read(settings.policy))
+        objects, ledger = Objects.open(settings), Ledger(bus)
+        return await Collector(objects, ledger, settings.keep_revisions, dry=dry, retention=retention).run()
     finally:
         await bus.broker.stop()

@@ -52,7 +52,7 @@ def gc(
     json: Json = False,
     stack: Stack = None,
 ) -> None:
-    """Take away what nobody needs: runs that failed a week ago, raw objects and uploads no volume was made of."""
+    """Take away what nobody needs: what failed a week ago, what no volume was made of, what retention rules let go."""
     import asyncio
 
     from emporter.cli import showing
@@ -67,7 +67,7 @@ def gc(
     if json:
         showing.print_json({"dry_run": dry_run, **asdict(found)})
         return
-    for name in (*found.runs, *found.revisions):
+    for name in (*found.runs, *found.revisions, *found.retention):
         print(name)
     print(f"{'would go' if dry_run else 'gone'}: {found.objects} objects, {showing.size(found.bytes)}")
 
