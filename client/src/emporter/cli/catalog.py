@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 Volume = Annotated[
     str, typer.Argument(metavar="VOLUME", help="<volume>, or one revision of it: <volume>@r<N>.", show_default=False)
 ]
+
+
+class Table(StrEnum):
+    """Forms of the whole catalog."""
+
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,15 +70,26 @@ def show(volume: Volume, json: Json = False, stack: Stack = None) -> None:
 def export(
     csv: Annotated[bool, typer.Option("--csv", help="As CSV (the default).")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON, with what the schema finds wrong.")] = False,
+    kind: Annotated[
+        Table | None, typer.Option("--format", help="csv, json or parquet.", show_default=False, case_sensitive=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Into a file.")] = None,
     stack: Stack = None,
 ) -> None:
     """Write the whole catalog."""
     if csv and json:
         raise typer.BadParameter("--csv and --json exclude each other")
+    if kind is not None and (csv or json):
+        raise typer.BadParameter("--format stands alone")
+    chosen = kind or (Table.JSON if json else Table.CSV)
+    if chosen == Table.PARQUET and output is None:
+        raise typer.BadParameter("--format parquet: name a file, -o catalog.parquet")
+    if chosen == Table.PARQUET and output is not None:
+        _export_parquet(stack, output)
+        return
 
     async def run(client: AsyncClient) -> None:
-        await _export(client, "json" if json else "csv", output)
+        await _export(client, "json" if chosen == Table.JSON else "csv", output)
 
     with_client(stack, run)
 
@@ -113,6 +133,16 @@ def block(
         showing.print_json(told)
     else:
         print(f"{output}: {showing.voxels(voxels.shape)} voxels {voxels.dtype.name} of {ref} level {level}")
+
+
+def _export_parquet(stack: str | None, output: Path) -> None:
+    from emporter.parquet import write_table
+
+    async def run(client: AsyncClient) -> int:
+        async with client.table("json") as pieces:
+            return await write_table(pieces, output)
+
+    print(f"{output}: {with_client(stack, run)} volumes")
 
 
 async def _export(client: AsyncClient, kind: Literal["csv", "json"], output: Path | None) -> None:
