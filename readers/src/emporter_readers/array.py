@@ -21,6 +21,8 @@ class MemorySource:
     name: str
     data: bytes
     bytes_read: int = 0
+    furthest: int = 0
+    """The byte behind the last that was read."""
 
     @property
     def size(self) -> int:
@@ -30,6 +32,7 @@ class MemorySource:
         if stop > len(self.data):
             raise CorruptObjectError(f"{self.name}: ends at byte {len(self.data)}, needed up to {stop}")
         self.bytes_read += stop - start
+        self.furthest = max(self.furthest, stop)
         return self.data[start:stop]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
 from emporter_readers.bounds import require_within
 from emporter_readers.protocol import ByteSource
+from emporter_readers.reaching import Reach, whole
 
 MOST_READ_BYTES = 16 * 2**20
 """Of one ranged read: the request's cost has vanished by then, and it bounds what a read holds beside its result."""
@@ -34,6 +35,11 @@ class RawBlock:
         """The byte behind its last."""
         planes, rows, columns = self.shape
         return self.offset + planes * rows * columns * self.dtype.itemsize
+
+    def end_of(self, box: Box) -> int:
+        """The byte behind the last that reading `box` (axes as stored) touches: whole rows are read."""
+        z, y, _ = box.stop
+        return self.offset + self._position((z - 1, y, 0)) * self.dtype.itemsize
 
     def read(self, box: Box) -> NDArray[Any]:
         """Values of `box`, axes as stored, native byte order. Whole rows are read, a long one in pieces."""
@@ -102,13 +108,19 @@ class RawReader:
         z, y, x = (row[axis] for axis in self.order)
         return ChunkGrid((z, y, x))
 
+    def reach(self, box: Box) -> Iterator[Reach]:
+        yield Reach(self.block.source.name, self.block.end_of(self._as_stored(box)))
+
     def read(self, box: Box) -> NDArray[Any]:
         require_within(box, self.shape, self.block.source.name)
+        values = self.block.read(self._as_stored(box))
+        return np.ascontiguousarray(values.transpose(self.order))
+
+    def _as_stored(self, box: Box) -> Box:
         start, stop = [0, 0, 0], [0, 0, 0]
         for ours, stored in enumerate(self.order):
             start[stored], stop[stored] = box.start[ours], box.stop[ours]
-        values = self.block.read(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
-        return np.ascontiguousarray(values.transpose(self.order))
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,9 @@ class RawStack:
     @property
     def native(self) -> ChunkGrid:
         return ChunkGrid((1, 1, self.plane.shape[2]))
+
+    def reach(self, box: Box) -> Iterator[Reach]:
+        return map(whole, self.sources[box.start[0] : box.stop[0]])
 
     def read(self, box: Box) -> NDArray[Any]:
         require_within(box, self.shape, f"{self.sources[0].name} and following")

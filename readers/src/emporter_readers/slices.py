@@ -23,6 +23,7 @@ from emporter_readers.bounds import require_within
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError, UnsupportedContentError
 from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.raw import PARALLEL, for_each
+from emporter_readers.reaching import Reach, whole
 from emporter_readers.sampling import sample_boxes
 from emporter_readers.selecting import checked, selected, series_name
 from emporter_readers.stacking import order_assumed, require_series_axes
@@ -93,6 +94,9 @@ class SliceReader:
     @property
     def native(self) -> ChunkGrid:
         return ChunkGrid((1, self.picture.rows, self.picture.columns))
+
+    def reach(self, box: Box) -> Iterator[Reach]:
+        return map(whole, self.sources[box.start[0] : box.stop[0]])
 
     def read(self, box: Box) -> NDArray[Any]:
         require_within(box, self.shape, self.sources[0].name)

@@ -19,6 +19,7 @@ from emporter_readers.array import MemorySource
 from emporter_readers.discover import discover, open_volume
 from emporter_readers.errors import OutsideVolumeError
 from emporter_readers.protocol import ByteSource, Hints, Reader
+from emporter_readers.reaching import reach_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,19 @@ class ReaderSuite:
             case.reader.read(box)
             read = sum(source.bytes_read for source in case.sources) - before
             assert 0 < read <= cells_touched(box, case.reader.native.cell) * case.cell_bytes
+
+    def test_a_box_needs_no_byte_it_did_not_say_it_would(self, case: ReaderCase) -> None:
+        if not case.sources or reach_of(case.reader, Box.whole(case.reader.shape)) is None:
+            pytest.skip("reads from memory, or can't tell where its voxels lie")
+        for box in random_boxes(case.reader.shape, 20):
+            said: dict[str, int] = {}
+            for name, stop in reach_of(case.reader, box) or ():
+                said[name] = max(stop, said.get(name, 0))
+            for source in case.sources:
+                source.furthest = 0
+            case.reader.read(box)
+            beyond = [source.name for source in case.sources if source.furthest > said.get(source.name, 0)]
+            assert not beyond, f"{box} touched {beyond}"
 
 
 def random_boxes(shape: Shape3, count: int) -> Iterator[Box]:

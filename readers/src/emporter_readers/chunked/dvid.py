@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from emporter_readers.chunked.values import named_dtype, numbers, required, text
 from emporter_readers.errors import CorruptObjectError, OutsideVolumeError, ReaderError, UnsupportedContentError
 from emporter_readers.protocol import ByteSource, FoundVolume, Hints, Reader
 from emporter_readers.raw import RawBlock
+from emporter_readers.reaching import Reach, whole
 from emporter_readers.sampling import role_of
 from emporter_readers.selecting import checked, selected
 
@@ -112,6 +113,12 @@ class DvidReader:
     @property
     def native(self) -> ChunkGrid:
         return ChunkGrid((1, 1, min(self._cell[2], self.shape[2])))
+
+    def reach(self, box: Box) -> Iterator[Reach]:
+        for tile in box.moved(self._volume.start).tiles(self._cell):
+            _, raw = self._blocks.get(_place(tile.start, self._cell), (None, None))
+            if raw is not None:
+                yield whole(raw.source)
 
     def read(self, box: Box) -> NDArray[Any]:
         require_within(box, self.shape, "the instance")

@@ -132,20 +132,21 @@ def _select(series: int, channel: int, time: int, level: int) -> Select:
 
 
 def _stored_chunks(tree: Tree, reader: ChunkedReader, box: Box) -> list[str]:
-    """Names of the objects of `box` that are there. Raises UnsupportedContentError where none is."""
+    """Names of the objects of `box` that are there, in the order of the voxels. Raises UnsupportedContentError where none is."""
     if not box.within(Box.whole(reader.shape)):
         raise CorruptObjectError(f"{reader.array.name}: has {list(reader.shape)} voxels, planned was {box}")
     if reader.chunks(box) > MOST_CHUNKS:
         raise UnsupportedContentError(
             f"{reader.array.name}: {reader.chunks(box)} chunks are too many for one ingest", hint="choose a region"
         )
-    names = {name for cell in reader.cells(box) for name in reader.array.names(cell) if tree.source(name) is not None}
+    there = (name for cell in reader.cells(box) for name in reader.array.names(cell) if tree.source(name) is not None)
+    names = list(dict.fromkeys(there))
     if not names:
         raise UnsupportedContentError(
             f"{reader.array.name}: none of its chunks is there, all of it would be fill value",
             hint="is the folder complete, and is something stored in this region?",
         )
-    return sorted(names)
+    return names
 
 
 def _missing(stored: list[str], reader: ChunkedReader, box: Box) -> tuple[Caveat, ...]:

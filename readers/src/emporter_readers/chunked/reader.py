@@ -19,6 +19,7 @@ from emporter_readers.chunked.decoding import decoded, native
 from emporter_readers.chunked.images import Level
 from emporter_readers.chunked.stored import Cell, Lookup, StoredArray
 from emporter_readers.errors import CorruptObjectError, OutsideVolumeError
+from emporter_readers.reaching import Reach, whole
 
 PARALLEL = 8
 """Chunks read at a time: what hides the latency of a store without pressing it."""
@@ -83,6 +84,13 @@ class ChunkedReader:
         """How many they are."""
         start, stop = self._own(box)
         return math.prod(-(-b // c) - a // c for a, b, c in zip(start, stop, self.array.chunk, strict=True))
+
+    def reach(self, box: Box) -> Iterator[Reach]:
+        for cell in self.cells(box):
+            for name in self.array.names(cell):
+                source = self.lookup(name)
+                if source is not None:
+                    yield whole(source)
 
     def read(self, box: Box) -> NDArray[Any]:
         require_within(box, self.shape, self.array.name)

@@ -29,8 +29,8 @@ class Tree:
         return None if place is None else self._sources[place]
 
     def places(self, names: Iterator[str] | Sequence[str]) -> list[int]:
-        """Positions, in order, of those of `names` that are there."""
-        return sorted({self._places[name] for name in names if name in self._places})
+        """Positions of those of `names` that are there, in the order of the names."""
+        return list(dict.fromkeys(self._places[name] for name in names if name in self._places))
 
     def folders_with(self, file_name: str) -> list[str]:
         """Every folder that holds an object of that name; the root is empty."""

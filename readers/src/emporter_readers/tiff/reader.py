@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import add
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from emporter_contracts.geometry import Box, ChunkGrid, Shape3, VoxelSize
 from emporter_readers.bounds import require_within
 from emporter_readers.protocol import ByteSource
+from emporter_readers.reaching import Reach, whole
 from emporter_readers.tiff.colours import combined
 from emporter_readers.tiff.decoding import decode_segment, raw_pixels
 from emporter_readers.tiff.file import PARALLEL
 from emporter_readers.tiff.pages import Layout, Page
+from emporter_readers.tiff.slices import LazySlices
 
 MOST_READ_BYTES = 16 * 2**20
 """Of one ranged read: the request's cost has vanished by then."""
@@ -76,6 +79,16 @@ class TiffReader:
             return ChunkGrid((1, 1, layout.width))
         depth, rows, columns = layout.cell
         return ChunkGrid((depth, rows, columns))
+
+    def reach(self, box: Box) -> Iterator[Reach]:
+        depth = self.layout.depth
+        numbers = range(box.start[0] // depth, -(-box.stop[0] // depth))
+        if isinstance(self.pages, LazySlices):
+            # Where its pixels lie only the file itself can say.
+            yield from (whole(self.sources[number]) for number in numbers)
+            return
+        for page in self.pages[numbers.start : numbers.stop]:
+            yield Reach(self.sources[page.source].name, max(map(add, page.offsets, page.counts)))
 
     def read(self, box: Box) -> NDArray[Any]:
         name = self.sources[self.pages[0].source].name

@@ -210,8 +210,11 @@ def _merged(found: tuple[Caveat, ...], ours: list[Caveat], *, told: bool) -> tup
 def _needed(
     objects: tuple[PlannedObject, ...], volumes: list[PlannedVolume]
 ) -> tuple[tuple[PlannedObject, ...], tuple[PlannedVolume, ...]]:
-    """Only the objects some volume lies in, and the volumes with their new positions: nothing is fetched for nothing."""
-    used = sorted({n for volume in volumes for n in volume.objects})
+    """Only the objects some volume lies in, and the volumes with their new positions: nothing is fetched for nothing.
+
+    In the order of the voxels, as each volume lists its own: what was fetched first can then be converted first.
+    """
+    used = list(dict.fromkeys(n for volume in volumes for n in volume.objects))
     place = {old: new for new, old in enumerate(used)}
     moved = tuple(v.model_copy(update={"objects": tuple(place[n] for n in v.objects)}) for v in volumes)
     return tuple(objects[n] for n in used), moved
