@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from emporter_runtime.addresses import NoSuchHostError, NotPublicError, PublicBackend, is_literal
+from emporter_runtime.hosts import host_allowed
 from fetcher.errors import HostRefusedError, PrivateAddressError, UnknownHostError, UrlRefusedError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
@@ -61,11 +62,7 @@ class HostPolicy:
 
     def allows(self, host: str) -> bool:
         """Whether the operator allowed this name."""
-        name = host.lower()
-        return any(
-            pattern == "*" or name == pattern.lower() or (pattern.startswith("*.") and name.endswith(pattern[1:].lower()))
-            for pattern in self.allowed
-        )
+        return host_allowed(host, self.allowed)
 
 
 class GuardedBackend(PublicBackend):
