@@ -9,6 +9,7 @@ async with aio.connect() as emporter:
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -36,23 +37,26 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "AsyncVolume", "Outside", "connect"]
 
 
-def connect(stack: Path | str | None = None, token: str | None = None) -> AsyncClient:
+def connect(stack: Path | str | None = None, token: str | None = None, purpose: str | None = None) -> AsyncClient:
     """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
 
-    `token`: where the block-server demands one; else EMPORTER_TOKEN. Connects when first needed. Raises NoStackError.
+    `token`: where the block-server demands one; else EMPORTER_TOKEN. `purpose`: what the data is wanted for, where the operator's
+    rules ask that; else EMPORTER_PURPOSE. Connects when first needed. Raises NoStackError.
     """
-    return AsyncClient(stack, token)
+    return AsyncClient(stack, token, purpose)
 
 
 class AsyncClient:
     """Everything one can ask of a stack. Belongs to one event loop; close it, or use it in `async with`.
 
     `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else), which may be that of a
-    signed link; else as for `connect`. `token`: where the block-server demands one; else EMPORTER_TOKEN.
+    signed link; else as for `connect`. `token` and `purpose` as there.
     """
 
-    def __init__(self, stack: Connection | Path | str | None = None, token: str | None = None) -> None:
-        self.connection = connection_to(stack, token)
+    def __init__(
+        self, stack: Connection | Path | str | None = None, token: str | None = None, purpose: str | None = None
+    ) -> None:
+        self.connection = connection_to(stack, token, purpose)
         self._bus_client: BusClient | None = None
         self._web_client: WebClient | None = None
 
@@ -132,9 +136,45 @@ class AsyncClient:
         """Take an annotation away. Raises RefusedByServiceError."""
         await self._web.write("DELETE", _annotation(volume, key))
 
+    async def webhooks(self) -> list[Document]:
+        """Every subscription, without its secret. Raises RefusedByServiceError."""
+        return list((await self._web.write("GET", "/v1/webhooks"))["items"])
+
+    async def subscribe(self, url: str, types: Sequence[str] = (), where: Mapping[str, str] | None = None) -> Document:
+        """Have events told to `url`; the answer holds the secret they are signed with, this once. Raises RefusedByServiceError."""
+        return await self._web.write("POST", "/v1/webhooks", {"url": url, "types": list(types), "filter": dict(where or {})})
+
+    async def unsubscribe(self, webhook: str) -> None:
+        """End a subscription. Raises RefusedByServiceError."""
+        await self._web.write("DELETE", f"/v1/webhooks/{quote(webhook, safe='')}")
+
+    async def deliveries(self, webhook: str, state: Literal["pending", "delivered", "dead"] | None = None) -> list[Document]:
+        """What was told, is to be told, or (`dead`) no try could deliver; the newest 1000. Raises RefusedByServiceError."""
+        asked = f"?limit=1000&state={state}" if state else "?limit=1000"
+        return list((await self._web.write("GET", f"/v1/webhooks/{quote(webhook, safe='')}/deliveries{asked}"))["items"])
+
+    async def redeliver(self, webhook: str) -> int:
+        """Send everything dead once more; how much that is. Raises RefusedByServiceError."""
+        return int((await self._web.write("POST", f"/v1/webhooks/{quote(webhook, safe='')}/retry"))["again"])
+
     async def citation(self, volumes: Sequence[str], form: Literal["bibtex", "csl"] = "bibtex") -> str:
         """How to cite volumes, each dataset and publication once."""
         return await self._web.text("/v1/citations", {"volume": list(volumes), "format": form})
+
+    async def policy(self) -> Document:
+        """The operator's rules that are in force."""
+        found: Document = json.loads(await self._web.text("/v1/policy", {}))
+        return found
+
+    async def check_policy(self, volume: str, purpose: str | None = None) -> Document:
+        """What the rules would say of a volume now: `allowed`, and `results` by point and rule; `purpose`, else the client's."""
+        said = self.connection.purpose if purpose is None else purpose
+        found: Document = json.loads(await self._web.text(f"/v1/volumes/{VolumeRef.parse(volume)}/policy", {"purpose": said}))
+        return found
+
+    async def policy_decisions(self, **filters: str | None) -> list[Document]:
+        """What rules decided at request and publication, the newest first. Filters: job, volume, rule, point, outcome."""
+        return [row async for row in self._web.items("/v1/policy/decisions", **filters)]
 
     async def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
         """Every job the catalog knows, the newest first."""

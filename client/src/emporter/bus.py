@@ -61,6 +61,7 @@ class BusClient:
         bus = await self._connected()
         token = secrets.token_hex(16)
         headers = cloud_event(request, event_id=secrets.token_hex(16), source="client", subject=ids.job_id(request))
+        headers |= self._connection.said
         heard = await bus.subscribe(subjects.reply(token), max_msgs=1)
         try:
             # The subscription must stand before the request is sent: an answer is said once.
@@ -141,7 +142,7 @@ class BusClient:
         return _read(found.data or b"", JobStatus)
 
     async def _ask(self, subject: str, question: BaseModel, model: type[M], seconds: float) -> M:
-        return _read((await self._request(subject, _body(question), seconds, None)).data, model)
+        return _read((await self._request(subject, _body(question), seconds, self._connection.said or None)).data, model)
 
     async def _request(self, subject: str, body: bytes, seconds: float, headers: dict[str, str] | None) -> Msg:
         bus = await self._connected()

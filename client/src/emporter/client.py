@@ -41,12 +41,13 @@ __all__ = ["Client", "Volume", "connect"]
 T = TypeVar("T")
 
 
-def connect(stack: Path | str | None = None, token: str | None = None) -> Client:
+def connect(stack: Path | str | None = None, token: str | None = None, purpose: str | None = None) -> Client:
     """A client of the stack in the folder `stack`, else of the one EMPORTER_… points at, else of the one in `./.emporter`.
 
-    `token`: where the block-server demands one; else EMPORTER_TOKEN. Connects when first needed. Raises NoStackError.
+    `token`: where the block-server demands one; else EMPORTER_TOKEN. `purpose`: what the data is wanted for, where the operator's
+    rules ask that; else EMPORTER_PURPOSE. Connects when first needed. Raises NoStackError.
     """
-    return Client(stack, token)
+    return Client(stack, token, purpose)
 
 
 class _LoopThread:
@@ -78,11 +79,13 @@ class Client:
     """Everything one can ask of a stack. May be used from several threads. Close it, or use it in `with`.
 
     `stack`: its folder, or the URL of a block-server (then there are volumes to read, and nothing else), which may be that of a
-    signed link; else as for `connect`. `token`: where the block-server demands one; else EMPORTER_TOKEN.
+    signed link; else as for `connect`. `token` and `purpose` as there.
     """
 
-    def __init__(self, stack: Connection | Path | str | None = None, token: str | None = None) -> None:
-        self._async = AsyncClient(stack, token)
+    def __init__(
+        self, stack: Connection | Path | str | None = None, token: str | None = None, purpose: str | None = None
+    ) -> None:
+        self._async = AsyncClient(stack, token, purpose)
         self._making = threading.Lock()
         self._started: _LoopThread | None = None
 
@@ -159,6 +162,14 @@ class Client:
     def citation(self, volumes: Sequence[str], form: Literal["bibtex", "csl"] = "bibtex") -> str:
         """How to cite volumes, each dataset and publication once."""
         return self._thread.run(self._async.citation(volumes, form))
+
+    def policy(self) -> Document:
+        """The operator's rules that are in force."""
+        return self._thread.run(self._async.policy())
+
+    def check_policy(self, volume: str, purpose: str | None = None) -> Document:
+        """What the rules would say of a volume now: `allowed`, and `results` by point and rule."""
+        return self._thread.run(self._async.check_policy(volume, purpose))
 
     def jobs(self, *, state: str | None = None, source: str | None = None) -> list[JobStatus]:
         """Every job the catalog knows, the newest first."""

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from emporter.errors import MistakeError, NoStackError
 from emporter.stack.files import DEFAULT_FOLDER, StackFiles, StackInfo
+from emporter_contracts.policy import PURPOSE_HEADER, PURPOSE_LENGTH
 
 if TYPE_CHECKING:
     from emporter_runtime.settings import StoreSettings
 
 POINTERS = ("EMPORTER_NATS_URL", "EMPORTER_CATALOG_URL", "EMPORTER_BLOCKS_URL")
 """Any of these in the environment says that a stack elsewhere is meant."""
+PURPOSE = "EMPORTER_PURPOSE"
+"""What the data is wanted for."""
 TOKEN = "EMPORTER_TOKEN"  # noqa: S105  # the name of a variable
 """Of the block-server."""
 
@@ -33,11 +36,18 @@ class Connection:
     stack: StackFiles | None = None
     token: str = field(default="", repr=False)
     """Where block-server and catalog demand one."""
+    purpose: str = ""
+    """What the data is wanted for, where the operator's rules ask that."""
 
     @property
     def headers(self) -> dict[str, str]:
         """What every request to block-server and catalog says."""
-        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return ({"Authorization": f"Bearer {self.token}"} if self.token else {}) | self.said
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What requests on the bus say besides."""
+        return {PURPOSE_HEADER: self.purpose} if self.purpose else {}
 
     def inbox(self) -> StoreSettings:
         """The store with the key that may read and write the inbox."""
@@ -57,15 +67,30 @@ class Connection:
 
 def find_connection(folder: Path | None = None) -> Connection:
     """The stack in `folder`, or the one that is meant where nobody says. Raises NoStackError."""
-    return replace(_found(folder), token=os.environ.get(TOKEN, ""))
+    return replace(_found(folder), token=os.environ.get(TOKEN, ""), purpose=_purpose())
 
 
-def connection_to(stack: Connection | Path | str | None, token: str | None = None) -> Connection:
+def connection_to(stack: Connection | Path | str | None, token: str | None = None, purpose: str | None = None) -> Connection:
     """What a client was told: a folder of a stack, the URL of a block-server, or nothing; `token` of the block-server, else
-    EMPORTER_TOKEN. Raises NoStackError.
+    EMPORTER_TOKEN; `purpose`, else EMPORTER_PURPOSE. Raises NoStackError, MistakeError.
     """
     found = _told(stack)
-    return found if token is None else replace(found, token=token)
+    found = found if token is None else replace(found, token=token)
+    return found if purpose is None else replace(found, purpose=_checked(purpose))
+
+
+def _purpose() -> str:
+    return _checked(os.environ.get(PURPOSE, ""))
+
+
+def _checked(purpose: str) -> str:
+    text = purpose.strip()
+    if len(text) > PURPOSE_LENGTH or not (text.isascii() and text.isprintable()):
+        raise MistakeError(
+            f"the purpose is no line of {PURPOSE_LENGTH} plain characters at most",
+            hint="say it in a few words, such as: training",
+        )
+    return text
 
 
 def _told(stack: Connection | Path | str | None) -> Connection:
@@ -74,7 +99,14 @@ def _told(stack: Connection | Path | str | None) -> Connection:
     if isinstance(stack, str) and stack.startswith(("http://", "https://")):
         base, token = stack.rstrip("/"), os.environ.get(TOKEN, "")
         return Connection(
-            f"the block-server at {base}", nats="", nats_user=None, nats_password=None, catalog="", blocks=base, token=token
+            f"the block-server at {base}",
+            nats="",
+            nats_user=None,
+            nats_password=None,
+            catalog="",
+            blocks=base,
+            token=token,
+            purpose=_purpose(),
         )
     return find_connection(Path(stack) if stack is not None else None)
 

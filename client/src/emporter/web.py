@@ -59,8 +59,10 @@ class WebClient:
         """The catalog's answer to a GET, as text."""
         return (await self._get(self._catalog(path), params)).text
 
-    async def write(self, method: Literal["PUT", "DELETE"], path: str, body: Document | None = None) -> None:
-        """Change something in the catalog, with EMPORTER_CATALOG_TOKEN where there is one."""
+    async def write(self, method: Literal["GET", "PUT", "POST", "DELETE"], path: str, body: Document | None = None) -> Document:
+        """Change something in the catalog, or read what only writers may, with EMPORTER_CATALOG_TOKEN where there is one; its
+        answer, {} where it has none.
+        """
         url, token = self._catalog(path), os.environ.get("EMPORTER_CATALOG_TOKEN")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
@@ -69,6 +71,8 @@ class WebClient:
             raise _unreachable(url, error) from error
         if not answer.is_success:
             raise _refusal(answer)
+        found: Document = answer.json() if answer.content else {}
+        return found
 
     @asynccontextmanager
     async def table(self, kind: str) -> AsyncIterator[AsyncIterator[bytes]]:

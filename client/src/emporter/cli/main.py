@@ -21,6 +21,7 @@ from emporter.cli import (
     jobs,
     link,
     operator,
+    policy,
     register,
     sample,
     storing,
@@ -57,6 +58,9 @@ def _print_version(*, wanted: bool) -> None:
 @app.callback()
 def root(
     stack: Annotated[str | None, typer.Option("--stack", metavar="DIR", help="Talk to the stack in this folder.")] = None,
+    purpose: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the data is for, where rules ask that; else EMPORTER_PURPOSE.")
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", callback=lambda value: _print_version(wanted=value), is_eager=True, help="Print the version."),
@@ -65,11 +69,13 @@ def root(
     """The stack is found by --stack DIR, EMPORTER_… in the environment, or in ./.emporter, in that order."""
     del version
     set_stack(stack)
+    if purpose is not None:
+        os.environ["EMPORTER_PURPOSE"] = purpose
 
 
 for _module in (
-    up, demo, ingest, inspect, register, browse, jobs, catalog, link, sample, annotating, storing, operator, tokens, verify,
-    doctor,
+    up, demo, ingest, inspect, register, browse, jobs, catalog, link, sample, annotating, storing, operator, policy, tokens,
+    verify, doctor,
 ):  # fmt: skip
     _module.register(app)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from typing import Any
 from prometheus_client import Counter
 
 from emporter_contracts.policy import Outcome, Point, RuleDecision
+from emporter_contracts.records import MetadataRecord
 from emporter_runtime.logging import get_logger
 from emporter_runtime.policy.documents import PolicyDocument, Rule, read_document
 from emporter_runtime.policy.errors import ExpressionError, PolicyDeniedError
 from emporter_runtime.policy.expressions import Expression, compiled
-from emporter_runtime.policy.facts import LATER, VARIABLES
+from emporter_runtime.policy.facts import LATER, VARIABLES, Asker, of_record
 
 POLICY = Counter("emporter_policy_decisions_total", "What rules of the policy said", ["point", "rule", "outcome"])
 
 log = get_logger(__name__)
 
 Facts = Mapping[str, Any]
+POINTS: tuple[Point, ...] = ("request", "publication", "access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,12 @@ class Policy:
 
     def at_access(self, facts: Facts) -> Judgement:
         return self._judged("access", self.rules_at("access"), facts)
+
+    def everywhere(self, record: MetadataRecord, asker: Asker, now: datetime) -> dict[Point, Judgement]:
+        """What the rules would say of a volume now, at every point."""
+        request, publication, access = (of_record(record, asker, point, now) for point in POINTS)
+        at_request = Judgement((*self.at_arrival(request).decisions, *self.at_plan([request]).decisions))
+        return {"request": at_request, "publication": self.at_publication(publication), "access": self.at_access(access)}
 
     def _waits(self, rule: Rule) -> bool:
         return bool(self._conditions[rule.name].names & LATER)

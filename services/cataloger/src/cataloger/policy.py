@@ -17,10 +17,10 @@ from cataloger.errors import InvalidQueryError
 from cataloger.models import Decision, PolicyText
 from cataloger.queries import Catalog, Page
 from emporter_contracts.ids import VolumeRef, job_of
-from emporter_contracts.policy import Point, PolicyDecided
+from emporter_contracts.policy import PolicyDecided
 from emporter_contracts.records import MetadataRecord
-from emporter_runtime.policy.facts import Asker, checked_purpose, of_record
-from emporter_runtime.policy.judging import Judgement, Policy
+from emporter_runtime.policy.facts import Asker, checked_purpose
+from emporter_runtime.policy.judging import Policy
 
 Document = dict[str, Any]
 COLUMNS = ("at", "point", "rule", "outcome", "message", "error", "job", "revision", "volume", "source", "source_id", "purpose")
@@ -99,7 +99,7 @@ class Policies:
         """What each rule would say of a volume now, at every point. Raises NotInCatalogError, RefusedError."""
         record = MetadataRecord.model_validate(await self._catalog.record(ref))
         asker = Asker(checked_purpose(purpose), caller[:200], record.source, record.source_id)
-        judged = {point: self._judged(record, asker, point) for point in ("request", "publication", "access")}
+        judged = self._policy.everywhere(record, asker, self._clock())
         access = judged["access"]
         return {
             "volume": f"{record.volume}@r{record.revision}",
@@ -109,14 +109,6 @@ class Policies:
             "results": [{"point": point, **d.model_dump()} for point, judgement in judged.items() for d in judgement.decisions],
             "published_with": [d.model_dump() for d in record.decisions],
         }
-
-    def _judged(self, record: MetadataRecord, asker: Asker, point: Point) -> Judgement:
-        facts = of_record(record, asker, point, self._clock())
-        if point == "access":
-            return self._policy.at_access(facts)
-        if point == "publication":
-            return self._policy.at_publication(facts)
-        return Judgement((*self._policy.at_arrival(facts).decisions, *self._policy.at_plan([facts]).decisions))
 
 
 def _document(row: Decision) -> Document:
