@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converter.answering import answer_revisions
 from converter.handlers import Rooms, register
 from converter.quality_policy import read_policy
 from converter.settings import ConverterSettings
@@ -30,6 +31,7 @@ def furnish(settings: ConverterSettings) -> Rooms:
     gates, rules = read_policy(settings.quality_policy), Policy.read(settings.policy)
     rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, gates, rules)
     register(rooms)
+    answer_revisions(bus, objects, rooms.policy)
     return rooms
 
 

@@ -23,14 +23,36 @@ def judged(record: MetadataRecord, facts: SliceFacts, policy: QualityPolicy) -> 
     gates = [_shape(record, policy), _voxel_size(record, policy)]
     if record.metadata.core.role == "image":
         gates = [*_voxels(facts, statistics, policy), *_order(facts, policy), *gates]
-    score, unknown = completeness(record)
-    gates.append(
-        _result("completeness", policy.completeness, 1 - score, evidence=f"not known: {', '.join(unknown)}" if unknown else "")
-    )
-    verdict = max((g.verdict for g in gates), key=WORST.index)
+    gates.append(_completeness(record, policy))
     held = any(g.verdict == "fail" and g.gate in policy.hold for g in gates)
-    told = {"verdict": verdict, "gates": tuple(gates), "completeness": round(score, 3), "policy": policy.name, "held": held}
+    return _quality(record, gates, policy, held=held)
+
+
+def judged_again(record: MetadataRecord, policy: QualityPolicy, *, held: bool) -> Quality:
+    """The quality of a record whose voxels were judged before: the gates that look at the record alone are asked again.
+
+    What failed before holds the new revision only where it `held` the one before: somebody may have released that.
+    """
+    before = record.metadata.quality
+    if before.verdict is None:
+        return before
+    anew = {result.gate: result for result in (_voxel_size(record, policy), _completeness(record, policy))}
+    gates = [anew.get(result.gate, result) for result in before.gates]
+    failed = {result.gate for result in before.gates if result.verdict == "fail"}
+    holding = [g.gate for g in gates if g.verdict == "fail" and g.gate in policy.hold]
+    return _quality(record, gates, policy, held=any(held or gate not in failed for gate in holding))
+
+
+def _quality(record: MetadataRecord, gates: Sequence[GateResult], policy: QualityPolicy, *, held: bool) -> Quality:
+    verdict = max((g.verdict for g in gates), key=WORST.index)
+    score = round(completeness(record)[0], 3)
+    told = {"verdict": verdict, "gates": tuple(gates), "completeness": score, "policy": policy.name, "held": held}
     return record.metadata.quality.model_copy(update=told)
+
+
+def _completeness(record: MetadataRecord, policy: QualityPolicy) -> GateResult:
+    score, unknown = completeness(record)
+    return _result("completeness", policy.completeness, 1 - score, evidence=f"not known: {', '.join(unknown)}" if unknown else "")
 
 
 def completeness(record: MetadataRecord) -> tuple[float, list[str]]:
