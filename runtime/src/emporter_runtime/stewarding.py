@@ -31,7 +31,8 @@ END_MARK_WINDOW = timedelta(hours=1)
 
 log = get_logger(__name__)
 
-Look = Callable[[JobStatus], Awaitable[None]]
+Look = Callable[[JobStatus], Awaitable[float | None]]
+"""One look at a job; in how many seconds it wants another though nothing is said meanwhile, None: at the next sweep."""
 
 
 class Steward:
@@ -137,7 +138,9 @@ class Steward:
                 return
             self._running.setdefault(job, status)
             LOOKS.labels(self._stage).inc()
-            await self._look(status)
+            again = await self._look(status)
+            if again is not None:
+                self.soon(job, again)
         except StoppedError:
             return
         except TransientError as error:

@@ -23,7 +23,7 @@ def usual_codec(itemsize: int) -> Codec:
 
 
 def choose_codec(reader: Reader, levels: list[LevelPlan]) -> Codec:
-    """The usual codec of the reader's dtype, or none where a sample says it saves under 5 %.
+    """The usual codec of the reader's dtype, or none where a sample of the first task says it saves under 5 %.
 
     Never none where a chunk of any level is padded: the padding, which compresses to nothing, would be stored in full.
     """
@@ -32,16 +32,19 @@ def choose_codec(reader: Reader, levels: list[LevelPlan]) -> Codec:
         return usual
     level = levels[0]
     wanted = FLAT_SAMPLE if reader.native.cell[0] == 1 else level.chunk
-    z, y, x = (min(w, n) for w, n in zip(wanted, level.shape, strict=True))
+    z, y, x = (min(w, n) for w, n in zip(wanted, level.box(0).shape, strict=True))
     one = level.model_copy(update=dict.fromkeys(("shape", "chunk", "shard", "task"), (z, y, x)))
     encoder = ShardCodec(one, reader.dtype.name, usual)
-    voxels = [reader.read(box) for box in _sample(level.shape, (z, y, x))]
+    voxels = [reader.read(box) for box in _sample(level.box(0).shape, (z, y, x))]
     encoded = sum(len(encoder.encode((0, 0, 0), v)) for v in voxels)
     return "none" if encoded > SAVES_ENOUGH * sum(v.nbytes for v in voxels) else usual
 
 
 def _sample(shape: Shape3, size: Shape3) -> list[Box]:
-    """The box in the middle and some drawn by the shape alone: the same volume is always sampled in the same places."""
+    """The box in the middle and some drawn by the shape alone: the same volume is always sampled in the same places.
+
+    `shape` is that of the first task, which is what is fetched first: no conversion waits for what lies behind it.
+    """
     random = np.random.default_rng(list(shape))
     free = [n - s for n, s in zip(shape, size, strict=True)]
     picks: set[Index3] = {(free[0] // 2, free[1] // 2, free[2] // 2)}

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from converter.finishing import finish_volume
 from converter.ngff import create_arrays
+from converter.overlapping import once_there, with_readiness
 from converter.planning import plan_conversion
 from converter.quality_policy import QualityPolicy
 from converter.settings import ConverterSettings
-from converter.sources import open_reader
+from converter.sources import Awaited, open_early, open_reader
 from converter.steward import say_complete
 from converter.writing import write_task
 from emporter_contracts import storage, subjects
@@ -24,6 +25,7 @@ from emporter_runtime.deadletters import handle_dead_letters
 from emporter_runtime.heartbeat import Work, Workers
 from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import Ledger
+from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required
 from emporter_runtime.policy.errors import PolicyDeniedError
@@ -35,6 +37,8 @@ from emporter_runtime.telemetry import GATES, SHARDS
 
 READERS_KEPT = 4
 """Open readers a process keeps: opening a TIFF of a thousand pages reads a thousand headers."""
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,19 @@ class Rooms:
     policy: QualityPolicy
     rules: Policy = field(default_factory=Policy)
     readers: dict[tuple[str, int], Reader] = field(default_factory=dict)
+    early_readers: dict[tuple[str, int], Reader] = field(default_factory=dict)
+    """Of volumes that are still being fetched."""
     arrays: set[tuple[str, int]] = field(default_factory=set)
 
-    async def run(self, command: JobCommand) -> tuple[FetchPlan, Manifest]:
-        """What the fetch left of a run."""
+    async def fetch(self, command: JobCommand) -> tuple[FetchPlan, Manifest | None]:
+        """What a run fetches, and the manifest where everything was."""
         plan = required(await self.plans.plan(command.job, command.revision), "the plan")
-        return plan, required(await self.plans.manifest(command.job, command.revision), "the manifest")
+        return plan, await self.plans.manifest(command.job, command.revision)
+
+    async def fetched(self, command: JobCommand) -> tuple[FetchPlan, Manifest]:
+        """What the fetch left of a run."""
+        plan, manifest = await self.fetch(command)
+        return plan, required(manifest, "the manifest")
 
     async def conversion(self, command: JobCommand) -> ConversionPlan:
         return required(await self.plans.conversion(command.job, command.revision), "the conversion plan")
@@ -70,14 +81,19 @@ class Rooms:
         body = await self.objects.get(storage.VOLUMES, storage.record(command.volume, command.revision))
         return MetadataRecord.model_validate_json(body)
 
-    def reader(self, plan: FetchPlan, manifest: Manifest, volume: str) -> Reader:
-        """The reader of a volume, opened once; called from worker threads."""
-        kept = self.readers.get((volume, plan.revision))
+    def reader(self, plan: FetchPlan, manifest: Manifest | None, volume: str) -> Reader:
+        """The reader of a volume, opened once, and once more when all is fetched; called from worker threads."""
+        known = self.early_readers if manifest is None else self.readers
+        kept = known.get((volume, plan.revision))
         if kept is None:
-            kept = open_reader(self.objects, plan, manifest, volume, self.settings.file_roots)
-            while len(self.readers) >= READERS_KEPT:
-                self.readers.pop(next(iter(self.readers)), None)
-            self.readers[volume, plan.revision] = kept
+            roots = self.settings.file_roots
+            if manifest is None:
+                kept = open_early(self.objects, plan, volume, roots, Awaited())
+            else:
+                kept = open_reader(self.objects, plan, manifest, volume, roots)
+            while len(known) >= READERS_KEPT:
+                known.pop(next(iter(known)), None)
+            known[volume, plan.revision] = kept
         return kept
 
     def lay_out(self, plan: VolumePlan, revision: int) -> None:
@@ -108,7 +124,10 @@ def _register_planning(rooms: Rooms) -> None:
     async def on_plan(command: PlanConversion, delivery: Delivery) -> None:
         async with rooms.workers.on(command, delivery) as work:
             if await rooms.plans.conversion(command.job, command.revision) is None:
-                plan = await work.heavy(_plan, rooms, *await rooms.run(command), await rooms.request(command))
+                plan = await work.heavy(_plan, rooms, *await rooms.fetch(command), await rooms.request(command))
+                if plan is None:
+                    log.info("planned_later", reason="what it needs is not fetched yet")
+                    return
                 await rooms.objects.put_json(storage.RAW, storage.conversion(command.job, command.revision), plan)
             rooms.steward.soon(command.job)
 
@@ -121,7 +140,7 @@ def _register_tasks(rooms: Rooms) -> None:
             subject = subjects.convert_done(command.job, command.revision, *place)
             if await rooms.ledger.has(subject):
                 return
-            plan, manifest = await rooms.run(command)
+            plan, manifest = await rooms.fetch(command)
             volume = (await rooms.conversion(command)).volume(command.volume)
             shards = await work.heavy(_write, rooms, plan, manifest, volume, command, work)
             # This task's own level last: until it is entered, a redelivery does all of it again.
@@ -138,7 +157,7 @@ def _register_finish(rooms: Rooms) -> None:
         async with rooms.workers.on(command, delivery) as work:
             wildcard = subjects.convert_dones(command.job, command.revision, command.volume)
             shards = {(e.level, e.n): e.shards async for e in rooms.ledger.entries(wildcard, ConvertDone)}
-            plan, manifest = await rooms.run(command)
+            plan, manifest = await rooms.fetched(command)
             conversion = await rooms.conversion(command)
             claim = required(await rooms.plans.request(command.job, command.revision), "the request")
             try:
@@ -180,14 +199,24 @@ async def _say_decisions(rooms: Rooms, command: FinishVolume, claim: StoredReque
     await say(rooms.bus, rooms.rules, judgement, "publication", asker, command.job, command.revision, command.volume)
 
 
-def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest, request: IngestRequest) -> ConversionPlan:
-    readers = {volume.volume: rooms.reader(plan, manifest, volume.volume) for volume in plan.volumes}
-    memory = rooms.settings.converter_memory_bytes // rooms.settings.converter_tasks
-    return plan_conversion(plan, readers, request, memory)
+def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest | None, request: IngestRequest) -> ConversionPlan | None:
+    """The conversion plan; None where it needs what is still being fetched."""
+    memory, awaited = rooms.settings.converter_memory_bytes // rooms.settings.converter_tasks, Awaited()
+
+    def reader(volume: str) -> Reader:
+        if manifest is not None:
+            return rooms.reader(plan, manifest, volume)
+        return open_early(rooms.objects, plan, volume, rooms.settings.file_roots, awaited)
+
+    def planned() -> ConversionPlan:
+        readers = {volume.volume: reader(volume.volume) for volume in plan.volumes}
+        return with_readiness(plan_conversion(plan, readers, request, memory), plan, readers)
+
+    return once_there(awaited, planned)
 
 
 def _write(
-    rooms: Rooms, plan: FetchPlan, manifest: Manifest, volume: VolumePlan, command: ConvertTask, work: Work
+    rooms: Rooms, plan: FetchPlan, manifest: Manifest | None, volume: VolumePlan, command: ConvertTask, work: Work
 ) -> tuple[ShardWritten, ...]:
     rooms.lay_out(volume, command.revision)
     return write_task(

@@ -1,11 +1,17 @@
-"""The convert stage's counting and moving on: from a complete manifest to committed volumes."""
+"""The convert stage's counting and moving on: from a stored fetch plan to committed volumes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import takewhile
+from operator import gt
+from typing import TypeVar
 
 from converter.counting import RunCount
+from converter.overlapping import Arrivals, ready_tasks
 from emporter_contracts import subjects
 from emporter_contracts.commands import ConvertTask, FinishVolume, PlanConversion, RunIdentity
 from emporter_contracts.events import LevelComplete, VolumeComplete
@@ -21,6 +27,15 @@ from emporter_runtime.stewarding import MAX_OUTSTANDING, next_commands
 
 COUNTS_KEPT = 64
 """Runs whose counts a process keeps, oldest out first: what is dropped is counted again."""
+ARRIVALS_SECONDS = 1.0
+"""Between two looks at a run that is still being fetched: what arrives is said to the fetcher's steward, not to this one."""
+PATIENCE_TO_PLAN = 1.25
+"""By how much more must be stored before a plan is tried again that wanted what was not there: few tries, none far too late."""
+ALL = math.inf
+"""Units stored where the manifest is written: more than any plan asks for."""
+Run = tuple[str, int, int]
+"""Job, revision and generation."""
+T = TypeVar("T")
 
 
 class ConvertSteward:
@@ -32,47 +47,66 @@ class ConvertSteward:
         self._ledger = ledger
         self._objects = objects
         self._plans = plans
-        self._counts: dict[tuple[str, int, int], RunCount] = {}
+        self._counts: dict[Run, RunCount] = {}
+        self._arrivals: dict[Run, Arrivals] = {}
+        self._try_again_at: dict[Run, float] = {}
 
-    async def look(self, status: JobStatus) -> None:
-        """Do for this job whatever its conversion needs next."""
+    async def look(self, status: JobStatus) -> float | None:
+        """Do for this job whatever its conversion needs next; when to look again, though nothing is said until then."""
         if status.state == JobState.SAVING:
             await self._finish(status)
-            return
-        if status.state != JobState.PROCESSING or await self._plans.manifest(status.job, status.revision) is None:
-            return
+        if status.state != JobState.PROCESSING:
+            return None
+        stored = await self._stored(status)
         plan = await self._plans.conversion(status.job, status.revision)
         if plan is None:
-            subject = subjects.convert_plan(status.job)
-            if not await outstanding(self._bus, "CONVERT", subject):
-                await self._bus.command(subject, PlanConversion.of(status), "CONVERT", "convert.plan")
-            return
-        await self._convert(status, plan)
+            await self._plan(status, stored)
+        elif stored > 0:
+            await self._convert(status, plan, stored)
+        return None if stored == ALL else ARRIVALS_SECONDS
 
-    async def _convert(self, status: JobStatus, plan: ConversionPlan) -> None:
+    async def _stored(self, status: JobStatus) -> float:
+        """Units of the fetch that are stored, from the first on and without a gap; ALL once the manifest says so."""
+        run = (status.job, *status.run)
+        if await self._plans.manifest(status.job, status.revision) is not None:
+            self._arrivals.pop(run, None)
+            self._try_again_at.pop(run, None)
+            return ALL
+        plan = await self._plans.plan(status.job, status.revision)
+        if plan is None:
+            return 0
+        arrivals = kept(self._arrivals, run, lambda: Arrivals(plan))
+        await arrivals.catch_up(self._ledger)
+        return arrivals.unbroken
+
+    async def _plan(self, status: JobStatus, stored: float) -> None:
+        """Have the conversion planned, as soon as headers and sample may be there."""
+        run, subject = (status.job, *status.run), subjects.convert_plan(status.job)
+        if stored < self._try_again_at.get(run, 1) or await outstanding(self._bus, "CONVERT", subject):
+            return
+        if stored != ALL:
+            kept(self._try_again_at, run, lambda: 0.0)
+            self._try_again_at[run] = max(stored + 1, stored * PATIENCE_TO_PLAN)
+        await self._bus.command(subject, PlanConversion.of(status), "CONVERT", "convert.plan")
+
+    async def _convert(self, status: JobStatus, plan: ConversionPlan, stored: float) -> None:
         # Queued before done: a task that moves between the two looks is then in one of them at least.
         queued = await outstanding(self._bus, "CONVERT", subjects.convert_tasks(plan.job))
-        count = self._count(status, plan)
+        count = kept(self._counts, (status.job, *status.run), lambda: RunCount(plan))
         await count.catch_up(self._ledger)
         await self._say_levels(status, count.progress)
         status = await self._jobs.progress(status, volumes=count.progress)
-        if count.complete and await count.confirmed(self._ledger):
+        if stored == ALL and count.complete and await count.confirmed(self._ledger):
             saving = await self._jobs.move(status, JobState.SAVING)
             await self._finish(saving)
             return
         for volume, levels in count.levels.items():
             level = next((k for k, held in enumerate(levels) if not held.complete), None)
             if level is not None:
-                queued |= await self._queue(status, volume, level, levels[level].undone(), queued)
-
-    def _count(self, status: JobStatus, plan: ConversionPlan) -> RunCount:
-        """What this process knows of a run; of a run it doesn't know, nothing yet."""
-        run = (status.job, *status.run)
-        if run not in self._counts:
-            while len(self._counts) >= COUNTS_KEPT:
-                self._counts.pop(next(iter(self._counts)))
-            self._counts[run] = RunCount(plan)
-        return self._counts[run]
+                undone = levels[level].undone()
+                if level == 0 and stored != ALL:
+                    undone = takewhile(partial(gt, ready_tasks(plan.volume(volume), stored)), undone)
+                queued |= await self._queue(status, volume, level, undone, queued)
 
     async def _queue(self, status: JobStatus, volume: str, level: int, undone: Iterator[int], queued: set[str]) -> set[str]:
         """Queue tasks of one level as far as there is room; their subjects."""
@@ -118,6 +152,15 @@ class ConvertSteward:
         if not await outstanding(self._bus, "CONVERT", subject):
             command = FinishVolume.of(status, volume=volume)
             await self._bus.command(subject, command, "CONVERT", "convert.finish", volume)
+
+
+def kept(known: dict[Run, T], run: Run, begin: Callable[[], T]) -> T:
+    """What this process knows of a run; of a run it doesn't know, what it begins with."""
+    if run not in known:
+        while len(known) >= COUNTS_KEPT:
+            known.pop(next(iter(known)))
+        known[run] = begin()
+    return known[run]
 
 
 async def say_complete(bus: Bus, run: RunIdentity, volume: str, digest: str) -> None:

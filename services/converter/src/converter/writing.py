@@ -31,7 +31,7 @@ from emporter_runtime.objects import Objects
 def write_task(
     objects: Objects,
     fetch_plan: FetchPlan,
-    manifest: Manifest,
+    manifest: Manifest | None,
     volume_plan: VolumePlan,
     revision: int,
     level: int,
