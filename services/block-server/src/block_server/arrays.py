@@ -112,6 +112,14 @@ class OpenVolume:
     record: MetadataRecord
     levels: tuple[Level, ...]
     watch: Watch | None = None
+    arrays: int | None = None
+    """The revision whose arrays it shows, where only its metadata is its own (decisions/0016)."""
+
+    @property
+    def arrays_of(self) -> int:
+        """The revision below whose OME-Zarr its arrays lie."""
+        assert self.ref.revision is not None
+        return self.ref.revision if self.arrays is None else self.arrays
 
     def level(self, number: int) -> Level:
         """Raises UnknownLevelError."""
@@ -189,16 +197,18 @@ async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef) -> 
     except ObjectMissingError as error:
         raise DamagedVolumeError(f"{ref} is committed, but {error.message}", hint=_RESTORE) from error
     grids = _grids(ref, group)
-    stores = await asyncio.gather(
-        *(_open_array(ref, g.path, objects.kvstore(storage.VOLUMES, f"{root}{g.path}/"), context) for g in grids)
-    )
     try:
-        digest = Commit.model_validate_json(commit).digest
+        point = Commit.model_validate_json(commit)
+        digest = point.digest
         described = MetadataRecord.model_validate_json(record)
     except ValidationError as error:
         raise DamagedVolumeError(f"{ref}: its record or commit is not what it should be: {error}", hint=_RESTORE) from error
+    root = storage.zarr_root(ref.volume, point.arrays_of)
+    stores = await asyncio.gather(
+        *(_open_array(ref, g.path, objects.kvstore(storage.VOLUMES, f"{root}{g.path}/"), context) for g in grids)
+    )
     levels = (_level(k, store, stores[0], grid) for k, (store, grid) in enumerate(zip(stores, grids, strict=True)))
-    return OpenVolume(ref, digest, described, tuple(levels))
+    return OpenVolume(ref, digest, described, tuple(levels), arrays=point.arrays)
 
 
 async def _open_array(ref: VolumeRef, path: str, kvstore: dict[str, Any], context: ts.Context) -> Any:

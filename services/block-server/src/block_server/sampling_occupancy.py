@@ -50,8 +50,7 @@ class Occupancies:
 
     async def _find(self, ref: VolumeRef) -> Occupancy:
         volume = await self._volumes.opened(ref)
-        assert ref.revision is not None
-        prefix = storage.occupancy(ref.volume, ref.revision)
+        prefix = storage.occupancy(ref.volume, volume.arrays_of)
         if await self._objects.find(storage.VOLUMES, prefix + "zarr.json") is not None:
             return await _stored(volume, self._objects.kvstore(storage.VOLUMES, prefix))
         level = volume.levels[0]

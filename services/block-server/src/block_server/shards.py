@@ -15,7 +15,6 @@ from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError, UnsuitableViewError
 from emporter_contracts import storage
 from emporter_contracts.geometry import Index3, grid_shape
-from emporter_contracts.ids import VolumeRef
 from emporter_runtime.errors import ObjectMissingError
 from emporter_runtime.objects import Objects
 
@@ -110,7 +109,8 @@ class Shards:
         grid = grid_shape(level.shard, level.chunk)
         shard = _index(c // g for c, g in zip(chunk, grid, strict=True))
         within = _index(c % g for c, g in zip(chunk, grid, strict=True))
-        key = f"{_root(volume.ref)}{level.path}/c/{'/'.join(map(str, shard))}"
+        root = storage.zarr_root(volume.ref.volume, volume.arrays_of)
+        key = f"{root}{level.path}/c/{'/'.join(map(str, shard))}"
         where = f"{volume.ref} level {level.number}: chunk {list(chunk)}, in shard {list(shard)},"
         try:
             index = await self._indexes.get(_Index(key, math.prod(grid), layout.index_checksummed, layout.index_location))
@@ -149,11 +149,6 @@ def checked(data: memoryview) -> memoryview:
     if google_crc32c.value(bytes(body)) != int.from_bytes(said, "little"):
         raise ValueError("the checksum is of other bytes")
     return body
-
-
-def _root(ref: VolumeRef) -> str:
-    assert ref.revision is not None
-    return storage.zarr_root(ref.volume, ref.revision)
 
 
 def _index(values: Any) -> Index3:

@@ -97,9 +97,11 @@ async def _object(request: Request, key: str) -> tuple[OpenVolume, str, str]:
     """The revision, the object's key in the store, its ETag. Raises NotPinnedError, NoSuchKeyError."""
     volume = await find_stored(request, lambda ref: f"zarr/{ref}.ome.zarr/{quote(key)}")
     assert volume.ref.revision is not None
+    is_array = any(key.startswith(f"{level.path}/") for level in volume.levels)
+    revision = volume.arrays_of if is_array else volume.ref.revision
     if any(part in {"", ".", ".."} for part in key.split("/")) or not key.isprintable() or len(key) > LONGEST_KEY:
         raise _no_such(volume, key)
-    return volume, storage.zarr_root(volume.ref.volume, volume.ref.revision) + key, etag(volume, "zarr", key)
+    return volume, storage.zarr_root(volume.ref.volume, revision) + key, etag(volume, "zarr", key)
 
 
 async def _opened(rooms: Rooms, volume: OpenVolume, key: str, full_key: str, wanted: Wanted | None) -> tuple[Part, int, int]:
