@@ -141,7 +141,7 @@ class AsyncClient:
         return list((await self._web.write("GET", "/v1/webhooks"))["items"])
 
     async def subscribe(self, url: str, types: Sequence[str] = (), where: Mapping[str, str] | None = None) -> Document:
-        """Have events told to `url`; the answer holds the secret they are signed with, this once. Raises RefusedByServiceError."""
+        """Have events told to `url`; the answer holds their signatures' secret, this once. Raises RefusedByServiceError."""
         return await self._web.write("POST", "/v1/webhooks", {"url": url, "types": list(types), "filter": dict(where or {})})
 
     async def unsubscribe(self, webhook: str) -> None:

@@ -28,6 +28,7 @@ from emporter.cli import (
     tokens,
     up,
     verify,
+    webhooks,
 )
 from emporter.cli.options import set_stack
 
@@ -75,7 +76,7 @@ def root(
 
 for _module in (
     up, demo, ingest, inspect, register, browse, jobs, catalog, link, sample, annotating, storing, operator, policy, tokens,
-    verify, doctor,
+    verify, webhooks, doctor,
 ):  # fmt: skip
     _module.register(app)
 
