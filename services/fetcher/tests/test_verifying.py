@@ -11,7 +11,7 @@ from emporter_contracts.plans import SEGMENT_BYTES, Checksum, FetchPlan, Segment
 from emporter_runtime.errors import TransientError
 from emporter_runtime.objects import Objects
 from fetcher.downloading import store_unit
-from fetcher.errors import ChecksumMismatchError
+from fetcher.errors import ChecksumMismatchError, SourceChangedError
 from fetcher.testing import MemoryArchive, a_plan, an_object
 from fetcher.verifying import finish
 
@@ -75,6 +75,20 @@ async def test_a_segment_that_is_gone_is_fetched_again_and_nothing_else(objects:
     manifest = await finish(plan, entries, objects, source)
     assert manifest.objects[0].sha256 == hashlib.sha256(LARGE).hexdigest()
     assert source.fetched["large"] == len(LARGE) + 1000
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+async def test_a_segment_that_is_gone_and_comes_back_with_other_bytes_makes_no_manifest(
+    objects: Objects, source: MemoryArchive, name: str
+) -> None:
+    plan = a_plan(an_object(name, len(source.files[name])))
+    entries = await fetched(plan, source, objects)
+    await objects.delete(storage.RAW, [key(plan, 0, 0)])
+    source.files[name] = bytes(len(source.files[name]))
+    with pytest.raises(SourceChangedError) as changed:
+        await finish(plan, entries, objects, source)
+    assert name in changed.value.message
+    assert changed.value.hint
 
 
 async def test_a_segment_that_rotted_in_the_store_is_noticed(objects: Objects, source: MemoryArchive) -> None:

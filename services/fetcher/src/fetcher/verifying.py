@@ -15,7 +15,7 @@ from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from fetcher import checksums
 from fetcher.downloading import FORCE_HINT, store_unit
-from fetcher.errors import ChecksumMismatchError
+from fetcher.errors import ChecksumMismatchError, SourceChangedError
 from fetcher.sources.protocol import Source
 from fetcher.stored import stored_pieces
 
@@ -94,7 +94,12 @@ class _Run:
             size = (await self._objects.head(storage.RAW, storage.segment(planned.location.origin, unit.segment))).size
         except ObjectMissingError:
             log.warning("segment_lost", object=planned.path, segment=unit.segment)
-            size = (await store_unit(self._plan, unit, self._source, self._objects)).bytes
+            again = await store_unit(self._plan, unit, self._source, self._objects)
+            if again.sha256 != self._entry(unit).sha256:
+                # What was made of the first bytes, and is in the ledger, would not be what the manifest names.
+                message = f"{planned.url} served other bytes for segment {unit.segment} when it was fetched again"
+                raise SourceChangedError(message, hint=FORCE_HINT) from None
+            size = again.bytes
         if size != self._plan.unit_bytes(unit):
             raise ChecksumMismatchError(f"{planned.path}: segment {unit.segment} is stored with {size} bytes", hint=FORCE_HINT)
 
