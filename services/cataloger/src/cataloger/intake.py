@@ -117,7 +117,9 @@ class Intake:
                 await writer.tell(fact, final.record.get("source", ""))
             if final.record is not None:
                 known = MetadataRecord.model_validate(final.record)
-                run = (final.revision, generation)
+                # A correction was never run: the job stands where it stood.
+                corrections = known.metadata.provenance.corrections
+                run = (corrections[-1].arrays if corrections else final.revision, generation)
                 await _opened(writer, placeholder(job, known.source, known.source_id, run, known.created_at))
                 if not await writer.has_origins(job, final.revision):
                     await writer.put_origins(job, final.revision, known.metadata.provenance.objects)

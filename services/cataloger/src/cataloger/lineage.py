@@ -117,6 +117,12 @@ async def _add(session: AsyncSession, graph: Graph, revision: Revision) -> None:
         graph.edge(volume_node(target), volume_node(ref), "labelled_by")
     if revision.external:
         return
+    corrections = revision.record.get("metadata", {}).get("provenance", {}).get("corrections") or ()
+    if corrections:
+        before = VolumeRef(revision.volume, corrections[-1]["revises"])
+        graph.nodes.setdefault(volume_node(before), {"kind": "volume", "volume": before.volume, "revision": before.revision})
+        graph.edge(volume_node(before), volume_node(ref), "corrected_as")
+        return
     run = run_node(revision.job, revision.revision)
     if run not in graph.nodes:
         job = await session.get(Job, revision.job)

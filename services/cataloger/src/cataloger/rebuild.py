@@ -92,8 +92,9 @@ class _Walk:
         if not revisions:
             return
         try:
-            status = await self._status(job, max(revisions))
-            plan = await read_plan(self.objects, job, max(revisions))
+            latest = await self._latest_run(job, revisions)
+            status = await self._status(job, latest)
+            plan = await read_plan(self.objects, job, latest)
         except ValidationError as error:
             self._unreadable(job, error)
             return
@@ -118,6 +119,14 @@ class _Walk:
         removed = await removed_revisions(self.objects, volume)
         await self.intake.removed(volume, removed)
         self.found.removed += len(removed)
+
+    async def _latest_run(self, job: str, revisions: list[int]) -> int:
+        """The newest revision that was run: others say something new of voxels that were there."""
+        for revision in sorted(revisions, reverse=True):
+            body = await self.objects.find(storage.RAW, storage.request(job, revision))
+            if body is None or StoredRequest.model_validate_json(body).revising is None:
+                return revision
+        return max(revisions)
 
     async def _manifests(self, job: str, revisions: list[int]) -> None:
         for revision in revisions:

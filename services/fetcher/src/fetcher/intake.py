@@ -49,14 +49,17 @@ class Intake:
             if claim.event_id == delivery.event_id:
                 return await self._start(job, request, revision)
         await self._rules.at_arrival(request, delivery.headers.get(PURPOSE_HEADER, ""))
-        if not claims:
-            return await self._claim(job, request, 1, delivery)
-        latest = max(claims)
+        # Revisions that only change metadata were never run, but their numbers are taken.
+        runs = [revision for revision, claim in claims.items() if claim.revising is None]
+        free = max(claims, default=0) + 1
+        if not runs:
+            return await self._claim(job, request, free, delivery)
+        latest = max(runs)
         if ids.canonical(claims[latest].request) != ids.canonical(request):
             raise RefusedError(
                 f"job {job} exists for another request", code="id_conflict", hint="this is a collision of hashes: change --name"
             )
-        return await self._again(job, request, latest, delivery)
+        return await self._again(job, request, (latest, free), delivery)
 
     def check(self, request: IngestRequest, size: int) -> None:
         """Raises RefusedError for what no source could carry out."""
@@ -137,8 +140,12 @@ class Intake:
             raise RefusedError(f"there is no job {job[:140]}", code="unknown_job", hint="emporter jobs lists them")
         return status
 
-    async def _again(self, job: str, request: IngestRequest, latest: int, delivery: Delivery) -> Accepted:
-        """The same request once more: tell what there is, or, with force or refresh, start a new revision."""
+    async def _again(self, job: str, request: IngestRequest, numbers: tuple[int, int], delivery: Delivery) -> Accepted:
+        """The same request once more: tell what there is, or, with force or refresh, start a new revision.
+
+        `numbers`: of the latest run, and the next that is free.
+        """
+        latest, free = numbers
         status = await self._jobs.read(job)
         wants_new = request.force != "no" or request.refresh
         if status is None:
@@ -157,7 +164,7 @@ class Intake:
             return _accepted(status, existing=True)
         elif not wants_new or (request.force == "no" and not await self._changed(job, request, latest)):
             return _accepted(status, existing=True)
-        return await self._claim(job, request, latest + 1, delivery)
+        return await self._claim(job, request, free, delivery)
 
     async def _changed(self, job: str, request: IngestRequest, latest: int) -> bool:
         """Whether the archive serves something else than what the latest revision was made of."""
