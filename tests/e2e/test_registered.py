@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ import pytest
 from numpy.typing import NDArray
 
 from emporter.cli.main import run
+from emporter.registering import Wanted, look
 from emporter.testing import RunningStack, running_stack
 from emporter_archives import arrays
 from emporter_archives.server import FileServer
+from emporter_runtime.registering import commit
+from emporter_runtime.roots import RootSettings
 
 SHAPE = (40, 50, 60)
 
@@ -150,26 +154,28 @@ def test_a_url_is_copied_in_by_the_same_source_and_a_changed_one_is_refused(lab:
     assert "read where it lies" in capsys.readouterr().err
 
 
-async def test_a_bus_that_lost_everything_is_told_again_of_registered_volumes(
-    lab: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import asyncio
-
+def test_reconcile_tells_of_what_a_killed_registration_did_not(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Committed, and killed before it could say so: as after a bus that lost its facts."""
     folder = lab.put("kept.zarr", noise(2))
-    (made,) = await asyncio.to_thread(lab.command, capsys, "register", str(folder), "--name", "kept")
-    from emporter_contracts import subjects
-    from emporter_runtime.bus import Bus
-    from emporter_runtime.registering import say_again
+    (one,) = asyncio.run(look(Wanted(str(folder), name="kept"), RootSettings(file_roots={"scope": lab.files})))
+    asyncio.run(commit(lab.stack.objects(), one, 1))
+    assert row(lab, "registered-kept") is None
+    assert lab.command(capsys, "reconcile")["volumes"] >= 1
+    lab.stack.until(lambda: row(lab, "registered-kept") is not None, "the catalog lists it")
 
-    bus = Bus(lab.stack.settings(), "test")
-    await bus.broker.connect()
-    try:
-        stream = bus.connection.jetstream()
-        subject = subjects.volume_complete(made["volume"], 1)
-        await stream.purge_stream("EVENTS", subject=subject)
-        assert await say_again(lab.stack.objects(), bus) >= 1
-        heard = await stream.get_last_msg("EVENTS", subject)
-        assert heard.data is not None
-        assert json.loads(heard.data)["volume"] == made["volume"]
-    finally:
-        await bus.broker.stop()
+
+def test_a_name_means_one_source_and_force_makes_a_new_revision_of_it(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = lab.put("first.zarr", noise(3)), lab.put("second.zarr", noise(4))
+    lab.command(capsys, "register", str(first), "--name", "one")
+    assert run(["register", str(second), "--name", "one", "--stack", str(lab.stack.dir)]) != 0
+    said = capsys.readouterr().err
+    assert "registered before" in said
+    assert "--name" in said
+    lab.put("first.zarr", noise(5))
+    blocks = f"{lab.stack.urls.blocks}/v1/volumes/registered-one@r1/block?shape=8,8,8"
+    assert httpx.get(blocks).json()["code"] == "source_changed"
+    (again,) = lab.command(capsys, "register", str(first), "--name", "one", "--force")
+    assert (again["ref"], again["existing"]) == ("registered-one@r2", False)
+    volume = lab.stack.client().volume("registered-one@r2")
+    np.testing.assert_array_equal(volume[:], noise(5))
+    assert httpx.get(blocks).status_code == 409

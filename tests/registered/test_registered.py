@@ -413,6 +413,18 @@ def test_a_plain_web_server_tells_by_its_own_clock_what_was_written_later(place:
         server.server_close()
 
 
+def test_metadata_out_of_a_cache_on_the_way_does_not_make_its_chunks_look_new(place: Place) -> None:
+    voxels = noise()
+    root = arrays.put(place.web, "/cached", arrays.zarr2(voxels, separator="."))
+    week = {"Date": "Mon, 01 Jun 2026 00:00:00 GMT", "Age": str(7 * 86_400)}
+    place.web.files["/cached/.zarray"].headers.update(week)
+    for name in list(place.web.files):
+        if name.startswith("/cached/") and not name.endswith(".zarray"):
+            place.web.files[name].modified = "Fri, 05 Jun 2026 00:00:00 GMT"
+    ref = place.register(f"zarr://{root}")
+    np.testing.assert_array_equal(place.box(ref, (0, 0, 0), SHAPE), voxels)
+
+
 def test_an_endless_chunk_is_refused_not_held(place: Place) -> None:
     root = arrays.put(place.web, "/endless", arrays.zarr2(noise(), separator=".") | {"1.1.1": bytes(50_000_000)})
     answer = place.block(place.register(f"zarr://{root}"), (16, 16, 16), (8, 8, 8))

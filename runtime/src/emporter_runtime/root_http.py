@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
@@ -163,7 +163,13 @@ async def _body(response: httpcore.Response, most: int, name: str) -> bytes:
 def _got(answer: _Answer, data: bytes, size: int) -> Got:
     tag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
     version = tag.removeprefix("W/") or (f"{modified} {size}" if modified else f"{size} bytes")
-    return Got(data, size, version, _time(modified), _time(answer.headers.get("date", "")))
+    return Got(data, size, version, _time(modified), _clock(answer))
+
+
+def _clock(answer: _Answer) -> datetime | None:
+    """What the source's clock shows: an answer out of a cache on the way carries an old Date, and its Age."""
+    said, age = _time(answer.headers.get("date", "")), answer.headers.get("age", "0")
+    return None if said is None else said + timedelta(seconds=int(age) if age.isdecimal() and len(age) < 10 else 0)
 
 
 def _time(text: str) -> datetime | None:
