@@ -78,6 +78,12 @@ class PolicyDocument(BaseModel):
     rules: Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)] = ()
     retention: Annotated[tuple[RetentionRule, ...], Field(max_length=MAX_RULES)] = ()
 
+    @field_validator("rules", "retention", mode="before")
+    @classmethod
+    def _none_left(cls, value: object) -> object:
+        """What YAML makes of a list whose every entry was commented out."""
+        return () if value is None else value
+
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         names = [entry.name for entry in (*self.rules, *self.retention)]
