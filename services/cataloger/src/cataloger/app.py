@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.middleware import Middleware
 
-from cataloger.api import graphql, hooks, writes
+from cataloger.api import corrections, graphql, hooks, writes
 from cataloger.api import policy as policy_routes
 from cataloger.api.gate import CatalogGate
 from cataloger.api.guard import WriteGuard
@@ -21,6 +21,7 @@ from cataloger.policy import Policies
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
 from cataloger.repository import rederive
+from cataloger.revising import Corrections, asking
 from cataloger.settings import CatalogerSettings
 from cataloger.webhooks import LINEAGE, Post, Sender, Webhooks
 from emporter_runtime.bus import Bus
@@ -47,8 +48,9 @@ async def serve(settings: CatalogerSettings) -> None:
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
     guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
     entering = writes.routes(Curation(database, objects), guard)
+    correcting = corrections.routes(Corrections(asking(bus), objects, intake), guard)
     telling = hooks.routes(Webhooks(database), guard)
-    more = (entering, graphql.routes(catalog), telling, policy_routes.routes(policies))
+    more = (entering, correcting, graphql.routes(catalog), telling, policy_routes.routes(policies))
     app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, *more)
     if access is not None:
         # Innermost: a browser may ask whether it may ask.
