@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from block_server.errors import DamagedVolumeError, UnknownLevelError, VoxelSizeUnknownError
+from block_server.near import NearLevel, NearShards
 from emporter_contracts import storage
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
@@ -60,6 +61,8 @@ class Level:
     translation: Floats3
     factor: Shape3
     store: Any
+    near: NearLevel | None = None
+    """Copies of its shards on a near disk, where there is one."""
 
     @property
     def shards(self) -> Shape3:
@@ -160,6 +163,9 @@ class OpenVolume:
         """Ask for the voxels of `box`, which lies within the level: what is asked for in one batch shares its chunks."""
         if covered_voxels(box, level.chunk) * level.dtype.itemsize > VOXELS:
             return Reading(self.ref, level, asyncio.ensure_future(self._in_pieces(level, box)))
+        if level.near is not None and level.near.have(box):
+            near = level.near.store[box.slices()].read(batch=batch)
+            return Reading(self.ref, level, asyncio.ensure_future(_near_or_far(near, level, level.near, box)))
         return Reading(self.ref, level, level.store[box.slices()].read(batch=batch))
 
     async def read(self, level: Level, box: Box) -> NDArray[Any]:
@@ -180,10 +186,32 @@ class OpenVolume:
         for piece in box.tiles(_piece(box, level)):
             at = piece.moved((-box.start[0], -box.start[1], -box.start[2]))
             with _named_faults(self.ref, level):
-                await target[at.slices()].write(level.store[piece.slices()])
+                await _copied(target[at.slices()], level, piece)
 
 
-async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef) -> OpenVolume:
+async def _near_or_far(near: Any, level: Level, copies: NearLevel, box: Box) -> NDArray[Any]:
+    """What a near disk gives; where that is nothing good, what the store gives."""
+    try:
+        voxels: NDArray[Any] = await near
+    except ValueError:
+        copies.forget(box)
+        voxels = await level.store[box.slices()].read()
+    return voxels
+
+
+async def _copied(target: Any, level: Level, box: Box) -> None:
+    """`box` of the level into `target`, as `_near_or_far`."""
+    if level.near is not None and level.near.have(box):
+        try:
+            await target.write(level.near.store[box.slices()])
+        except ValueError:
+            level.near.forget(box)
+        else:
+            return
+    await target.write(level.store[box.slices()])
+
+
+async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef, near: NearShards | None = None) -> OpenVolume:
     """Open a committed revision. Raises DamagedVolumeError where what the commit promises is not there, StoreUnavailableError."""
     revision = ref.revision
     assert revision is not None
@@ -207,7 +235,11 @@ async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef) -> 
     stores = await asyncio.gather(
         *(_open_array(ref, g.path, objects.kvstore(storage.VOLUMES, f"{root}{g.path}/"), context) for g in grids)
     )
-    levels = (_level(k, store, stores[0], grid) for k, (store, grid) in enumerate(zip(stores, grids, strict=True)))
+    levels = [_level(k, store, stores[0], grid) for k, (store, grid) in enumerate(zip(stores, grids, strict=True))]
+    if near is not None:
+        known_as = f"{ref.volume}/r{revision}-{digest}"
+        opened = (NearLevel.open(near, one.store, context, one.path, known_as, f"{root}{one.path}/") for one in levels)
+        levels = [replace(one, near=copies) for one, copies in zip(levels, await asyncio.gather(*opened), strict=True)]
     return OpenVolume(ref, digest, described, tuple(levels), arrays=point.arrays)
 
 

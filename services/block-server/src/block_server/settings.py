@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from emporter_runtime.access_settings import AccessSettings
 from emporter_runtime.roots import RootSettings
@@ -21,6 +22,10 @@ class BlockServerSettings(RootSettings, AccessSettings):
     """Public base of the catalog, for links; empty leaves them out."""
     blocks_cache_bytes: Annotated[int, Field(ge=0)] = 1024 * MIB
     """Of decoded chunks kept, over all volumes."""
+    blocks_disk_cache: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
+    """A folder on a near disk for copies of shards, where the store is S3; none by default."""
+    blocks_disk_cache_bytes: Annotated[int, Field(ge=0)] = 20_480 * MIB
+    """Of such copies; the longest unused are given up."""
     blocks_in_flight_bytes: Annotated[int, Field(ge=8 * MIB)] = 512 * MIB
     """Of voxels that requests may hold at once; more wait a moment, then get 503. A larger box is sent as it is read."""
     blocks_request_bytes: Annotated[int, Field(ge=MIB)] = 16_384 * MIB

@@ -32,6 +32,11 @@ VOXELS = Counter("emporter_blocks_voxel_bytes_total", "Bytes of voxels asked for
 TOUCHED = Counter(
     "emporter_blocks_chunk_bytes_total", "Bytes of the chunks that held them: over voxel bytes, the read amplification"
 )
+NEAR_HITS = Counter("emporter_blocks_disk_cache_hits_total", "Shards that were read from their copies on the near disk")
+NEAR_MISSES = Counter("emporter_blocks_disk_cache_misses_total", "Shards that had no copy there")
+NEAR_EVICTIONS = Counter("emporter_blocks_disk_cache_evictions_total", "Copies given up for others")
+NEAR_FAILURES = Counter("emporter_blocks_disk_cache_failures_total", "Copies that could not be written, or not be read")
+NEAR_BYTES = Gauge("emporter_blocks_disk_cache_bytes", "Bytes of copies")
 HELD = Gauge("emporter_blocks_held_bytes", "Bytes that requests hold just now", ["kind"])
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from block_server.arrays import OpenVolume, cache_context, open_volume
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError, RemovedVolumeError, UnknownVolumeError
+from block_server.near import NearShards
 from block_server.registered import Registered
 from block_server.settings import BlockServerSettings
 from emporter_contracts import storage
@@ -64,6 +65,7 @@ class Volumes:
         self._objects = objects
         self._context = cache_context(settings.blocks_cache_bytes)
         self._registered = Registered(settings, self._context)
+        self._near = _near(objects, settings)
         fresh = settings.blocks_fresh_seconds
         self._standing: Kept[str, Standing] = Kept(self._look_up, most=KNOWN, seconds=fresh)
         self._names: Kept[None, list[str]] = Kept(self._list_names, most=1, seconds=fresh)
@@ -99,8 +101,10 @@ class Volumes:
         _pinned(pinned, await self._standing.fresh(pinned.volume))
 
     async def close(self) -> None:
-        """Let go of the sources of volumes that are read where they lie."""
+        """Let go of the sources of volumes that are read where they lie, and of the near disk."""
         await self._registered.close()
+        if self._near is not None:
+            await self._near.close()
 
     async def page(self, limit: int, after: str = "", seen: Callable[[str], bool] = lambda _: True) -> Page:
         """At most `limit` volumes whose names come after `after`, of those that are `seen`."""
@@ -160,11 +164,19 @@ class Volumes:
         assert ref.revision is not None
         document = await self._objects.find(storage.VOLUMES, storage.registration(ref.volume, ref.revision))
         if document is None:
-            opened = await open_volume(self._objects, self._context, ref)
+            opened = await open_volume(self._objects, self._context, ref, self._near)
         else:
             opened = await self._registered.open(self._objects, ref, document)
         log.info("opened", volume=str(ref), levels=len(opened.levels))
         return opened
+
+
+def _near(objects: Objects, settings: BlockServerSettings) -> NearShards | None:
+    """Where copies of shards are kept; None where nobody wants any, or the store is a near disk itself."""
+    folder, limit = settings.blocks_disk_cache, settings.blocks_disk_cache_bytes
+    if folder is None or limit == 0 or objects.local_path(storage.VOLUMES, "") is not None:
+        return None
+    return NearShards.open(objects, folder, limit)
 
 
 def _pinned(ref: VolumeRef, standing: Standing) -> VolumeRef:
