@@ -261,6 +261,11 @@ def test_a_plan_tells_everything_and_changes_nothing(stack: RunningStack, archiv
     url = served(archive, path)
     client = stack.client()
     plan = client.plan(IngestRequest(source="url", source_id=url))
+    [preview] = plan.conversion
+    assert preview.refused is None
+    assert (preview.levels, preview.tasks) == (3, 1)
+    assert preview.over_read >= 1
+    assert 0 < preview.memory_bytes <= preview.budget_bytes
     (volume,) = plan.volumes
     assert (volume.shape, volume.dtype, volume.voxel_size.nm) == ((300, 256, 256), "uint8", (None, None, None))
     assert (plan.objects, plan.raw_bytes, plan.fits) == (1, path.stat().st_size, True)

@@ -33,6 +33,7 @@ SAID: tuple[Said, ...] = (
     Said("ingestPlan", subjects.INGEST_PLAN, commands.IngestRequest, "anyone", "request", plans.PlanSummary),
     Said("ingestControl", subjects.control("{job}"), commands.Control, "anyone", "request", commands.Accepted),
     Said("catalogQuery", subjects.CATALOG_QUERY, commands.CatalogQuery, "anyone", "request"),
+    Said("convertPreview", subjects.CONVERT_PREVIEW, plans.PreviewConversion, "fetcher", "request", plans.ConversionPreview),
     Said("volumeRevise", subjects.VOLUME_REVISE, revisions.ReviseVolume, "cataloger", "request", revisions.Revised),
     Said("reply", subjects.reply("{token}"), commands.Accepted, "fetcher", "lossy"),
     Said("status", subjects.status("{job}"), jobs.JobStatus, "fetcher, converter", "event"),

@@ -34,6 +34,7 @@ READ: tuple[type[BaseModel], ...] = (
     commands.ConvertTask,
     commands.FinishVolume,
     revisions.ReviseVolume,
+    plans.PreviewConversion,
     training.SampleRequest,
     training.TrainingSet,
 )
@@ -54,6 +55,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     jobs.JobStatus,
     plans.StoredRequest,
     plans.PlanSummary,
+    plans.ConversionPreview,
     plans.FetchPlan,
     plans.Manifest,
     plans.ConversionPlan,

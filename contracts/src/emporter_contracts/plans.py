@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, JsonValue
 
 from emporter_contracts.acquisition import Acquisition
-from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
+from emporter_contracts.commands import Index3, IngestRequest, Message, Output, Refusal, Select, Shape3
 from emporter_contracts.geometry import Box, VoxelSize, grid_shape
 from emporter_contracts.revisions import Revising
 
@@ -124,6 +124,8 @@ class PlannedVolume(Message):
     role: Role
     labels_of: str | None = None
     source_shape: Shape3
+    native: Shape3 | None = None
+    """What one decode of the source yields, voxels z, y, x: a page, strip or chunk."""
     source_origin: Index3 = (0, 0, 0)
     """Where the region begins in the archive's own index."""
     source_start: Index3 = (0, 0, 0)
@@ -221,6 +223,34 @@ class StoredRequest(Message):
     """The change of metadata that claimed the revision, where nothing is fetched; `request` is that of the voxels."""
 
 
+class PreviewConversion(Message):
+    """Asked on `convert.preview`: how these volumes would be converted."""
+
+    volumes: tuple[PlannedVolume, ...]
+    output: Output = Output()
+
+
+class VolumePreview(Message):
+    """How one volume would be converted: by a converter with `budget_bytes` of memory, in so many tasks over all levels."""
+
+    volume: str
+    levels: int = 0
+    tasks: int = 0
+    over_read: float = 1.0
+    """Bytes decoded over bytes of the volume: how often, on average, a source strip or chunk is read."""
+    memory_bytes: int = 0
+    """What a converter's process is expected to hold at most."""
+    budget_bytes: int
+    refused: Refusal | None = None
+    """Why it can't be converted; where memory is short its hint says the smallest budget that would do."""
+
+
+class ConversionPreview(Message):
+    """Answer on `convert.preview`, a volume each."""
+
+    volumes: tuple[VolumePreview, ...]
+
+
 class PlanSummary(Message):
     """Answer to `ingest.plan`: what an ingest would do. `free_bytes` is None where the room left can't be known."""
 
@@ -238,6 +268,8 @@ class PlanSummary(Message):
     licence: Licence = Licence()
     citation: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    conversion: tuple[VolumePreview, ...] = ()
+    """How each volume would be converted, as a converter says; empty where none answered, or the headers do not tell enough."""
     existing: str | None = None
     """State of the job where this very request was made before."""
 
@@ -361,6 +393,8 @@ class VolumePlan(Message):
     window_bits: int = 0
     over_read: float = 1.0
     """Bytes decoded over bytes needed: how often, on average, a source strip or chunk is decoded."""
+    memory_bytes: int = 0
+    """What a converter's process is expected to hold at most while it works on this."""
     ready: tuple[tuple[int, int], ...] = ()
     """(units, tasks), rising: once so many units of the fetch plan are stored, from the first on and without a gap, so many tasks
     of level 0 can run. Empty: none before the manifest is written."""

@@ -8,6 +8,8 @@ INGEST_REQUEST = "ingest.request"
 INGEST_PLAN = "ingest.plan"
 INGEST_CONTROL = "ingest.control.*"
 CATALOG_QUERY = "catalog.query"
+CONVERT_PREVIEW = "convert.preview"
+"""Between services: what a conversion would be, before anything is stored."""
 VOLUME_REVISE = "volume.revise"
 """Between services: metadata of a committed volume is said anew."""
 

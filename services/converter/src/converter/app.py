@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from converter.answering import answer_revisions
 from converter.handlers import Rooms, register
+from converter.previewing import answer_previews
 from converter.quality_policy import read_policy
 from converter.settings import ConverterSettings
 from converter.steward import ConvertSteward
@@ -32,6 +33,7 @@ def furnish(settings: ConverterSettings) -> Rooms:
     rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, gates, rules)
     register(rooms)
     answer_revisions(bus, objects, rooms.policy)
+    answer_previews(bus, settings)
     return rooms
 
 

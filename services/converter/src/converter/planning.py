@@ -136,6 +136,7 @@ def _volume_plan(volume: PlannedVolume, itemsize: int, passes: list[_Laid]) -> V
         role=volume.role,
         levels=tuple(levels),
         over_read=round(passes[0].plan.over_read, 4),
+        memory_bytes=BASE_BYTES + max(laid.plan.memory for laid in passes),
     )
 
 

@@ -23,6 +23,7 @@ from emporter_runtime.stewarding import Steward
 from emporter_runtime.telemetry import STORED_BYTES
 from fetcher.downloading import StoredUnit, store_units
 from fetcher.intake import Intake
+from fetcher.previewing import previewed
 from fetcher.resolving import Resolver
 from fetcher.settings import FetcherSettings
 from fetcher.sources.protocol import Source
@@ -65,7 +66,8 @@ def _register_requests(rooms: Rooms) -> None:
     @rooms.bus.answer(subjects.INGEST_PLAN, queue="fetcher")
     async def on_dry_run(request: IngestRequest, delivery: Delivery) -> PlanSummary:
         rooms.intake.check(request, len(delivery.body))
-        return await rooms.resolver.summary(request, ids.job_id(request), delivery.headers.get(PURPOSE_HEADER, ""))
+        plan = await rooms.resolver.summary(request, ids.job_id(request), delivery.headers.get(PURPOSE_HEADER, ""))
+        return plan.model_copy(update={"conversion": await previewed(rooms.bus, plan.volumes, request.output)})
 
     @rooms.bus.answer(subjects.INGEST_CONTROL, queue="fetcher")
     async def on_control(control: Control, delivery: Delivery) -> Accepted:
