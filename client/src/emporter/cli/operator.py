@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emporter.cli.options import Json, Stack, Yes, operator_settings
+from emporter.cli.options import Json, Stack, Yes, operator_environment, operator_settings
 
 if TYPE_CHECKING:
     from emporter_runtime.settings import Settings
@@ -72,18 +72,45 @@ def release(
 
 
 def reconcile(json: Json = False, stack: Stack = None) -> None:
-    """Make the bus again from the store: after the bus lost its data, or when in doubt. Nothing stored is fetched again."""
+    """Make bus and catalog again from the store: after they lost data, or when in doubt. Nothing stored is fetched again."""
     import asyncio
 
     from emporter.cli import showing
     from emporter_runtime.reconcile import reconcile as make_again
 
     found = asyncio.run(make_again(_settings(stack)))
+    catalog = _rebuild_catalog(stack)
     if json:
-        showing.print_json(asdict(found))
+        showing.print_json({**asdict(found), "catalog": catalog})
         return
     print(f"{found.jobs} jobs in the store: {len(found.resumed)} resumed, {len(found.restored)} ended ones told again")
     print(f"told again: {found.units} fetched pieces, {found.tasks} converted tasks, {found.volumes} volumes")
+    if catalog is None:
+        print("catalog: run `python -m cataloger rebuild` where EMPORTER_DATABASE_URL is set")
+    else:
+        print(f"catalog: {catalog['revisions']} revisions, {catalog['removed']} removed, {catalog['unreadable']} unreadable")
+
+
+def _rebuild_catalog(stack: str | None) -> dict[str, Any] | None:
+    """What the catalog was made again from; None where its database is not known here. Raises StackError."""
+    import json
+    import os
+    import subprocess
+    import sys
+
+    from emporter.errors import StackError
+
+    environment = {**os.environ, **operator_environment(stack), "EMPORTER_LOG_FORMAT": "json"}
+    if "EMPORTER_DATABASE_URL" not in environment:
+        return None
+    command = [sys.executable, "-P", "-m", "cataloger", "rebuild"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  # our own module
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    told = next((line for line in lines if line.get("event") == "rebuilt"), None)
+    if done.returncode or told is None:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise StackError(f"the catalog could not be made again: {last[:300]}", hint="python -m cataloger rebuild says more")
+    return {name: told[name] for name in ("jobs", "revisions", "removed", "unreadable", "heard")}
 
 
 def _settings(stack: str | None) -> Settings:
