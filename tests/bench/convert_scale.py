@@ -23,7 +23,8 @@ from emporter_runtime.testing import s3_server
 from emporter_runtime.testing_proxy import slow_proxy
 
 DELAY = 0.02
-SHAPE = (128, 512, 256)
+SHAPE = (256, 512, 512)
+"""In 2,048 shards of level 0: long enough that what no second process can help with does not count (first commands, last level)."""
 
 
 async def seconds(many: Fleet, path: Path, job: str, processes: int) -> tuple[float, float]:
