@@ -24,6 +24,7 @@ BENCHES: dict[str, list[str]] = {
     "convert-plan": ["tests/bench/convert_plan.py"],
     "convert-scale": ["tests/bench/convert_scale.py"],
     "fetch": ["tests/bench/fetch.py"],
+    "overlap": ["tests/bench/overlap.py"],
     "catalog": ["tests/bench/catalog.py"],
 }
 LONG = {"convert-rss"}

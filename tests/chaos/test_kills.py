@@ -116,7 +116,7 @@ def test_a_wiped_bus_is_reconciled_and_nothing_stored_is_fetched_again(
     url = archive.put("/large.tif", path.read_bytes())
     with running_stack(tmp_path / "stack") as stack:
         job = stack.client().ingest(IngestRequest(source="url", source_id=url)).job
-        stack.until(lambda: stack.client().status(job).convert.done > 0, "the conversion began", 300)
+        stack.until(lambda: _converting(stack, job), "all is fetched, and the conversion began", 300)
         stack.close_clients()
         fetched = archive.sent["/large.tif"]
         process = stack.freeze("nats")
@@ -198,6 +198,11 @@ def a_second_converter(stack: RunningStack) -> Any:
 
 def _reached(stack: RunningStack, job: str, share: float) -> bool:
     return _share(stack, job) >= share
+
+
+def _converting(stack: RunningStack, job: str) -> bool:
+    status = stack.client().status(job)
+    return status.fetch.done == status.fetch.total > 0 and status.convert.done > 0
 
 
 def _share(stack: RunningStack, job: str) -> float:

@@ -39,6 +39,8 @@ from emporter_archives.faults import (
 
 PIECE = 256 * 1024
 """Bytes written at once."""
+HELD_SECONDS = 0.2
+"""Between two bytes of a path that is held."""
 LAST_MODIFIED = "Mon, 11 Jun 2018 22:27:00 GMT"
 
 BLOCK = 2**20
@@ -109,6 +111,10 @@ class FileServer:
         """Seconds before each piece of a body, by path: a slow line."""
         self.before_answer: Callable[[str], None] = lambda _: None
         """Called with the path of every request, in the server's thread."""
+        self.held: set[str] = set()
+        """Paths whose bodies come a byte at a time until they are taken out again: a line that is slow, not dead."""
+        self.torn: set[str] = set()
+        """Of those the ones whose connection breaks at the next byte."""
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
         self._loop = asyncio.new_event_loop()
@@ -301,6 +307,16 @@ class _Answer:
 
     async def _write(self, content: Content, start: int, stop: int, *, chunked: bool) -> None:
         pace = self._server.pace(self.path)
+        while self.path in self._server.held and start + 1 < stop and not chunked:
+            self._writer.write(content[start : start + 1])
+            self._server.sent[self.path] += 1
+            await self._writer.drain()
+            start += 1
+            await asyncio.sleep(HELD_SECONDS)
+            if self.path in self._server.torn:
+                self._server.torn.discard(self.path)
+                self._writer.transport.abort()
+                raise ConnectionResetError
         for position in range(start, stop, PIECE):
             if pace:
                 await asyncio.sleep(pace)
