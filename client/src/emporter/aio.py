@@ -24,6 +24,7 @@ from emporter_contracts.commands import Accepted, Control, IngestRequest
 from emporter_contracts.geometry import Index3, Shape3
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobStatus
+from emporter_contracts.revisions import Revised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,6 +132,15 @@ class AsyncClient:
     async def annotate(self, volume: str, key: str, value: str) -> None:
         """Set an annotation. Raises RefusedByServiceError."""
         await self._web.write("PUT", _annotation(volume, key), {"value": value})
+
+    async def correct(self, volume: str, *, by: str = "unknown", reason: str = "", **changes: Any) -> Revised:
+        """Say something anew of a volume whose voxels stay: voxel_size_nm, offset_nm (nm, z y x), name, description, modality,
+        licence, citation. Makes a revision in seconds; `existing` where the volume says all of it already.
+
+        Raises RefusedByServiceError; its code is `conflict` where somebody else was faster.
+        """
+        body = {**changes, "by": by, "reason": reason}
+        return Revised.model_validate(await self._web.write("POST", f"/v1/volumes/{quote(volume, safe='')}/revisions", body))
 
     async def unannotate(self, volume: str, key: str) -> None:
         """Take an annotation away. Raises RefusedByServiceError."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from emporter.web import Document
     from emporter_contracts.events import Progress
     from emporter_contracts.plans import PlanSummary
+    from emporter_contracts.revisions import Revised
 
 __all__ = ["Client", "Volume", "connect"]
 
@@ -154,6 +155,14 @@ class Client:
     def annotate(self, volume: str, key: str, value: str) -> None:
         """Set an annotation. Raises RefusedByServiceError."""
         self._thread.run(self._async.annotate(volume, key, value))
+
+    def correct(self, volume: str, *, by: str = "unknown", reason: str = "", **changes: Any) -> Revised:
+        """Say something anew of a volume whose voxels stay: voxel_size_nm, offset_nm (nm, z y x), name, description, modality,
+        licence, citation. Makes a revision in seconds; `existing` where the volume says all of it already.
+
+        Raises RefusedByServiceError; its code is `conflict` where somebody else was faster.
+        """
+        return self._thread.run(self._async.correct(volume, by=by, reason=reason, **changes))
 
     def unannotate(self, volume: str, key: str) -> None:
         """Take an annotation away. Raises RefusedByServiceError."""

@@ -24,6 +24,7 @@ from emporter.cli import (
     policy,
     register,
     sample,
+    setting,
     storing,
     tokens,
     up,
@@ -76,7 +77,7 @@ def root(
 
 for _module in (
     up, demo, ingest, inspect, register, browse, jobs, catalog, link, sample, annotating, storing, operator, policy, tokens,
-    verify, webhooks, doctor,
+    setting, verify, webhooks, doctor,
 ):  # fmt: skip
     _module.register(app)
 
