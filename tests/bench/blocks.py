@@ -84,10 +84,21 @@ class Bench:
     def path(self, at: Place) -> str:
         return f"/v1/volumes/{self.made.ref}/block?origin={','.join(map(str, at))}&shape={CROP},{CROP},{CROP}"
 
-    def add(self, name: str, connections: int, run: Callable[[int, Measured], None]) -> None:
-        self.measured[name, connections] = (Measured(name, connections), lambda into: run(connections, into))
+    def add(self, name: str, connections: int, run: Callable[[int, Measured], None], pid: int | None = None) -> None:
+        """Somebody to be measured; `pid` is the process that gives the crops, where its processor time is worth knowing."""
 
-    def http(self, name: str, port: int, path: Callable[[Place], str]) -> None:
+        def measured(into: Measured) -> None:
+            if pid is None:
+                run(connections, into)
+                return
+            spent = peers.processor_ms(pid)
+            run(connections, into)
+            spent = peers.processor_ms(pid) - spent
+            into.processor.append(spent / (into.rates[-1] * into.lasted))
+
+        self.measured[name, connections] = (Measured(name, connections), measured)
+
+    def http(self, name: str, port: int, path: Callable[[Place], str], pid: int | None = None) -> None:
         """A server, alone and with eight connections, after a look whether what it gives is right."""
         asks = [Ask.get(path(one), self.body) for one in self.at]
         connection = Connection(port, self.body)
@@ -97,7 +108,7 @@ class Bench:
                 raise RuntimeError(f"{name}: the crop at {z},{y},{x} is wrong")
         connection.close()
         for n in (1, 8):
-            self.add(name, n, lambda n, into: over_http(port, asks, n, self.seconds, into))
+            self.add(name, n, lambda n, into: over_http(port, asks, n, self.seconds, into), pid)
 
     def together(self, kind: str, port: int) -> None:
         """The same crops in one request, drawn by us and drawn by the server."""
@@ -134,18 +145,22 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: Exit
     for ask in fill:
         connection.ask(ask)
     connection.close()
-    for kind, (port, _) in servers.items():
-        bench.http(f"block-server, {kind}", port, bench.path)
+    for kind, (port, pid) in servers.items():
+        bench.http(f"block-server, {kind}", port, bench.path, pid)
         for n in (1, 8):
             bench.add(
                 f"in-process tensorstore, {kind}",
                 n,
                 lambda n, into, a=arrays[kind]: by_tensorstore(a, bench.at, n, bench.seconds, into),
+                os.getpid(),
             )
     constant = [Ask.get(f"/constant/{bench.body}", bench.body)]
     for n in (1, 8):
         bench.add(
-            "block-server, constant body", n, lambda n, into: over_http(servers["warm"][0], constant, n, bench.seconds, into)
+            "block-server, constant body",
+            n,
+            lambda n, into: over_http(servers["warm"][0], constant, n, bench.seconds, into),
+            servers["warm"][1],
         )
     local = objects.local_path(storage.VOLUMES, root)
     if case.peers and local is not None:
@@ -202,7 +217,9 @@ def report(case: Case, bench: Bench, arguments: argparse.Namespace, resident: di
         end="",
     )
     print(", ".join(f"{kind} {mb:.0f} MB" for kind, mb in resident.items()) + "\n")
-    print("| | connections | crops/s | MB/s | p50 ms | p95 ms | p99 ms | min-max crops/s |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| | connections | crops/s | MB/s | p50 ms | p95 ms | p99 ms | min-max crops/s | CPU ms |\n|---|---|---|---|---|---|---|---|---|"
+    )
     rates: dict[tuple[str, int], list[float]] = {}
     for key, (one, _) in bench.measured.items():
         rates[key] = one.rates

@@ -138,6 +138,12 @@ def by_zarrs(folder: Path) -> Any:
     return zarr.open_array(folder, mode="r")
 
 
+def processor_ms(pid: int) -> float:
+    """Processor time of all its threads up to now (schedstat counts ns)."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e6
+
+
 def resident_mb(pid: int) -> float:
     """The most it ever had resident (VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
