@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from converter import overlapping, sources
 from converter.errors import NotFetchedYetError
-from converter.overlapping import STEPS, Arrivals, once_there, ready_tasks, steps, thinned, with_readiness
+from converter.overlapping import (
+    LONGEST_LOOK_SECONDS,
+    LOOK_SECONDS,
+    STEPS,
+    Arrivals,
+    once_there,
+    ready_tasks,
+    steps,
+    thinned,
+    with_readiness,
+)
 from converter.sources import Awaited, open_early
 from converter.testing import a_volume, run_of, tissue
 from converter.testing_fleet import cut_small
@@ -191,3 +201,16 @@ def test_only_new_entries_are_read_a_gap_holds_back_what_is_behind_it_and_a_new_
     assert ledger.read == 6
     ledger.made, ledger.subjects = "2", []
     assert after(0) == 1
+
+
+def test_a_run_of_which_nothing_arrives_is_looked_at_less_and_less_often(objects: Objects, tmp_path: Path) -> None:
+    archive, ledger, now = Archive(objects, one_file(tmp_path, tissue(SHAPE))), Entered(), [0.0]
+    arrivals = Arrivals(archive.fetch, clock=lambda: now[0])
+    seen = []
+    for now[0] in (0.5, 1.0, 4.0, 100.0):
+        asyncio.run(arrivals.catch_up(ledger))  # type: ignore[arg-type]
+        seen.append(arrivals.look_again)
+    assert seen == [LOOK_SECONDS, 1.0, 4.0, LONGEST_LOOK_SECONDS]
+    ledger.subjects.append("raw.object.stored.j.1.0-0")
+    asyncio.run(arrivals.catch_up(ledger))  # type: ignore[arg-type]
+    assert arrivals.look_again == LOOK_SECONDS

@@ -8,6 +8,7 @@ checked.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import TypeVar
@@ -22,6 +23,10 @@ from emporter_runtime.ledger import Ledger
 
 STEPS = 1024
 """In which tasks become ready, at most: a plan of half a million tasks stays a small document."""
+LOOK_SECONDS = 1.0
+"""Between two looks at a run that is still being fetched: what arrives is said to the fetcher's steward, not to ours."""
+LONGEST_LOOK_SECONDS = 8.0
+"""Where nothing arrives the looks become rarer, up to this: hundreds of jobs may stand in line before one archive."""
 T = TypeVar("T")
 
 
@@ -80,9 +85,11 @@ def first_units(plan: FetchPlan) -> list[int]:
 class Arrivals:
     """Which units of a run's fetch are in the ledger, kept up by reading only what was entered since the last look."""
 
-    def __init__(self, plan: FetchPlan) -> None:
+    def __init__(self, plan: FetchPlan, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = first_units(plan)
         self._wildcard = subjects.raw_objects_stored(plan.job, plan.revision)
+        self._clock = clock
+        self._arrived = clock()
         self._begin("")
 
     def _begin(self, ledger_begun: str) -> None:
@@ -100,6 +107,12 @@ class Arrivals:
             obj, segment = subject.rsplit(".", 1)[1].split("-")
             self._marks[self._first[int(obj)] + int(segment)] = 1
             self._read = sequence
+            self._arrived = self._clock()
+
+    @property
+    def look_again(self) -> float:
+        """Seconds until the next look is worth it: as long again as nothing came."""
+        return min(max(LOOK_SECONDS, self._clock() - self._arrived), LONGEST_LOOK_SECONDS)
 
     @property
     def unbroken(self) -> int:

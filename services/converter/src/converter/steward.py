@@ -27,8 +27,6 @@ from emporter_runtime.stewarding import MAX_OUTSTANDING, next_commands
 
 COUNTS_KEPT = 64
 """Runs whose counts a process keeps, oldest out first: what is dropped is counted again."""
-ARRIVALS_SECONDS = 1.0
-"""Between two looks at a run that is still being fetched: what arrives is said to the fetcher's steward, not to this one."""
 PATIENCE_TO_PLAN = 1.25
 """By how much more must be stored before a plan is tried again that wanted what was not there: few tries, none far too late."""
 ALL = math.inf
@@ -63,7 +61,8 @@ class ConvertSteward:
             await self._plan(status, stored)
         elif stored > 0:
             await self._convert(status, plan, stored)
-        return None if stored == ALL else ARRIVALS_SECONDS
+        arrivals = self._arrivals.get((status.job, *status.run))
+        return arrivals.look_again if arrivals is not None else None
 
     async def _stored(self, status: JobStatus) -> float:
         """Units of the fetch that are stored, from the first on and without a gap; ALL once the manifest says so."""
