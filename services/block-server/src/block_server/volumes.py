@@ -116,6 +116,20 @@ class Volumes:
                 return Page(tuple(found[:limit]), found[limit - 1].volume)
         return Page(tuple(found), None)
 
+    async def waiting(self, after: str, until: str | None, seen: Callable[[str], bool] = lambda _: True) -> list[VolumeRef]:
+        """Revisions newer than the current one that a quality gate holds, of volumes from `after` (not it) to `until`."""
+        names = [n for n in await self._names.get(None) if n > after and (until is None or n <= until) and seen(n)]
+        found = []
+        for batch in _batches(names):
+            for name, standing in zip(batch, await asyncio.gather(*map(self._standing.get, batch)), strict=True):
+                newer = standing.committed & standing.held - standing.removed
+                found += [VolumeRef(name, n) for n in sorted(newer) if n > (standing.current or 0)]
+        return found
+
+    async def is_held(self, pinned: VolumeRef) -> bool:
+        """Whether a quality gate keeps this revision from becoming current."""
+        return pinned.revision in (await self._standing.get(pinned.volume)).held
+
     async def records(self, refs: Sequence[VolumeRef]) -> list[MetadataRecord | None]:
         """The records of committed revisions; None where one can't be read, which opening that volume explains."""
         return [record for batch in _batches(refs) for record in await asyncio.gather(*map(self._record, batch))]

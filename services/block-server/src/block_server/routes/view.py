@@ -18,6 +18,7 @@ from block_server.arrays import Level, OpenVolume
 from block_server.encoding import window_of
 from block_server.errors import UnsuitableViewError
 from block_server.faults import problems
+from block_server.judging import held_table, verdict_block, verdict_cell
 from block_server.queries import VOLUME, IndexQuery, ViewQuery, asked, documented
 from block_server.rooms import find, find_named, rooms_of
 from block_server.routes import neuroglancer
@@ -54,7 +55,10 @@ async def index(request: Request) -> Response:
     empty = '<tr><td colspan="9">no volume is committed yet</td></tr>'
     catalog = rooms.settings.catalog_url.rstrip("/")
     told = json.dumps({"catalog": catalog}).replace("<", "\\u003c")
-    return _page("index.html", _origin(catalog), rows=rows or empty, next=further, settings=told)
+    grant = grant_of(request)
+    waiting = [ref for ref in await rooms.volumes.waiting(after, page.cursor, grant.sees) if grant.allows(ref)]
+    held = held_table(list(zip(waiting, await rooms.volumes.records(waiting), strict=True)))
+    return _page("index.html", _origin(catalog), rows=rows or empty, next=further, settings=told, held=held)
 
 
 @router.get(
@@ -71,9 +75,10 @@ async def view(request: Request) -> Response:
     plain = asked(request, ViewQuery).plain is not None
     volume = (await find(request)).volume
     title = html.escape(str(volume.ref))
+    quality = verdict_block(volume.record, held=await rooms_of(request).volumes.is_held(volume.ref))
     if plain or not showable(volume) or neuroglancer.installed() is None:
-        return _page("view.html", title=title, volume=_in_script(_shown(volume)))
-    return _page("neuroglancer.html", title=title, volume=_in_script(await _viewed(request, volume)))
+        return _page("view.html", title=title, volume=_in_script(_shown(volume)), quality=quality)
+    return _page("neuroglancer.html", title=title, volume=_in_script(await _viewed(request, volume)), quality=quality)
 
 
 @router.get(
@@ -165,12 +170,17 @@ def _row(ref: VolumeRef, record: MetadataRecord | None) -> str:
         return f'<tr>{picture}<td>{name}</td><td colspan="7">its record can\'t be read</td></tr>'
     core = record.metadata.core
     shape = ", ".join(map(str, core.volume_shape or ()))
-    cells = (str(record.status), shape, core.data_type or "", _nm(core.voxel_size_nm), _licence(record), core.description)
+    state = "<br>".join(filter(None, (html.escape(str(record.status)), verdict_cell(record))))
+    cells = (shape, core.data_type or "", _nm(core.voxel_size_nm), _licence(record), core.description)
     links = (
         f'<a href="v1/volumes/{name}">metadata</a> · <a href="zarr/{name}.ome.zarr/zarr.json">Zarr</a> · '
         f'<a href="view/{name}?plain">slices</a>'
     )
-    return f"<tr>{picture}{link}" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + f"<td>{links}</td></tr>"
+    return (
+        f"<tr>{picture}{link}<td>{state}</td>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        + f"<td>{links}</td></tr>"
+    )
 
 
 def _licence(record: MetadataRecord) -> str:
