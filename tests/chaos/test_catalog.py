@@ -44,7 +44,7 @@ INGESTS = int(os.environ.get("EMPORTER_CHAOS_INGESTS", "40"))
 KILLS = int(os.environ.get("EMPORTER_CHAOS_CATALOG_KILLS", "20"))
 SEED = int(os.environ.get("EMPORTER_CHAOS_SEED", "6"))
 AT_ONCE = 6
-WAIT = 120
+WAIT = 400
 """Seconds until a claim that never comes true is a failure."""
 CONSUMERS = (("STATUS", "cataloger-status"), ("EVENTS", "cataloger-events"))
 

@@ -5,17 +5,21 @@ else hears less.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import NotFoundError
 
 from emporter_runtime.bus import Bus, Delivery
 from emporter_runtime.errors import TransientError
 
-PAGE = 256
+PAGE = 100
 """Messages asked for at once."""
+INACTIVE_SECONDS = 900.0
+"""How long whoever hears them may take over a page before the server forgets where we were. A database under load takes its time."""
 PAGE_SECONDS = 5.0
 """How long a page may take; then the server is asked whether anything is left, for messages may age out meanwhile."""
 
@@ -23,7 +27,9 @@ PAGE_SECONDS = 5.0
 async def replay(bus: Bus, stream: str, wildcard: str) -> AsyncIterator[Delivery]:
     """Every message of `stream` that matches and is there now, oldest first. Raises TransientError while the bus is away."""
     js = bus.js
-    config = ConsumerConfig(ack_policy=AckPolicy.NONE, filter_subject=wildcard, inactive_threshold=60.0, mem_storage=True)
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE, filter_subject=wildcard, inactive_threshold=INACTIVE_SECONDS, mem_storage=True
+    )
     try:
         info = await js.add_consumer(stream, config)
         left = info.num_pending or 0
@@ -38,7 +44,8 @@ async def replay(bus: Bus, stream: str, wildcard: str) -> AsyncIterator[Delivery
                     left = min(left, (await js.consumer_info(stream, info.name)).num_pending or 0)
         finally:
             await subscription.unsubscribe()
-            await js.delete_consumer(stream, info.name)
+            with suppress(NotFoundError):
+                await js.delete_consumer(stream, info.name)
     except (nats.errors.Error, TimeoutError) as error:
         raise TransientError(f"the bus did not read {stream} back: {error!r}") from error
 
