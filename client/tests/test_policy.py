@@ -14,6 +14,7 @@ import pytest
 
 import emporter
 from block_server.testing import House, Made, house_on
+from emporter.cli.catalog import _describe
 from emporter.cli.main import run
 from emporter.connection import connection_to
 from emporter.errors import MistakeError, RefusedByServiceError
@@ -22,6 +23,7 @@ from emporter_contracts.commands import Accepted, IngestRequest
 from emporter_contracts.ids import record_uuid
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Licence
+from emporter_contracts.policy import RuleDecision
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.testing import file_store
 from emporter_runtime.testing_bus import provisioned
@@ -105,14 +107,26 @@ def test_a_faulty_file_is_one_line_with_line_and_rule(tmp_path: Path, capsys: py
     assert said.count("\n") == 1
 
 
-def test_a_file_is_asked_about_a_record(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def a_record(*decisions: RuleDecision) -> MetadataRecord:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    record = MetadataRecord(
+    return MetadataRecord(
         id=record_uuid("brain"), volume="brain", revision=1, source="url", source_id="x", status=JobState.COMPLETE, created_at=now,
-        updated_at=now, licence=Licence(),
+        updated_at=now, licence=Licence(), decisions=decisions, embargo_until=now if decisions else None,
     )  # fmt: skip
+
+
+def test_show_says_which_rule_holds_a_revision(capsys: pytest.CaptureFixture[str]) -> None:
+    record = a_record(RuleDecision(rule="embargo", outcome="hold", message="until the paper is out"))
+    _describe({**record.model_dump(mode="json"), "held": True, "annotations": {}, "links": {}})
+    said = capsys.readouterr().out
+    assert "held by rule embargo (emporter release brain@r1)" in said
+    assert "hold by rule embargo: until the paper is out" in said
+    assert "until 2026-01-01" in said
+
+
+def test_a_file_is_asked_about_a_record(tmp_path: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "record.json"
-    path.write_text(record.model_dump_json())
+    path.write_text(a_record().model_dump_json())
     assert run(["policy", "test", str(policy), "--record", str(path), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert {(r["point"], r["rule"], r["outcome"]) for r in said["results"]} == {

@@ -182,8 +182,22 @@ def _describe(record: dict[str, Any]) -> None:
 def _status(record: dict[str, Any]) -> str:
     if record.get("removed"):
         return "removed"
-    held = f"; held by a quality gate (emporter release {record['volume']}@r{record['revision']})" if record.get("held") else ""
-    return f"{record['status']}{held}"
+    if not record.get("held"):
+        return str(record["status"])
+    rules = [f"rule {said['rule']}" for said in record.get("decisions", ()) if said["outcome"] == "hold"]
+    gates = ["a quality gate"] if record["metadata"]["quality"]["held"] or not rules else []
+    who = " and ".join([*gates, *rules])
+    return f"{record['status']}; held by {who} (emporter release {record['volume']}@r{record['revision']})"
+
+
+def _rules(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the operator's rules said at publication."""
+    until = [("embargo", f"until {record['embargo_until']}")] if record.get("embargo_until") else []
+    said = [
+        ("policy", f"{d['outcome']} by rule {d['rule']}" + (f": {why}" if (why := d["error"] or d["message"]) else ""))
+        for d in record.get("decisions", ())
+    ]
+    return [*until, *said]
 
 
 def _judgement(quality: dict[str, Any]) -> list[tuple[str, str]]:
@@ -224,6 +238,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("stored", f"{showing.size(technical['stored_bytes'])} {technical['compression'] or ''}".rstrip()))
         facts.append(("sha256", technical["sha256"] or "?"))
     facts.extend(_judgement(record["metadata"]["quality"]))
+    facts.extend(_rules(record))
     licence = record["licence"]
     facts.append(("licence", licence["spdx"] or licence["url"] or licence["text"] or "unknown"))
     facts.extend(("citation", text) for text in record["citation"])

@@ -47,11 +47,11 @@ def remove(
 
 
 def release(
-    volume: Annotated[str, typer.Argument(metavar="VOLUME@rN", help="A revision a quality gate holds.", show_default=False)],
+    volume: Annotated[str, typer.Argument(metavar="VOLUME@rN", help="A revision a gate or a rule holds.", show_default=False)],
     json: Json = False,
     stack: Stack = None,
 ) -> None:
-    """Let a revision that a quality gate holds become current, if it is the newest."""
+    """Let a revision that a quality gate or a rule of the policy holds become current, if it is the newest."""
     import asyncio
 
     from emporter.cli import showing

@@ -88,7 +88,7 @@ class PolicyRefusedError(BlockServerError):
         why = "it could not be evaluated" if decision.error else decision.message
         super().__init__(
             f"policy rule {decision.rule} refuses {about}" + (f": {why}" if why else ""),
-            hint=f"say what it is for (header {PURPOSE_HEADER}) where the rule asks that; else the operator decides",
+            hint=f"where it asks what it is for, say it (emporter --purpose, header {PURPOSE_HEADER}); else the operator decides",
         )
         self.status = status  # type: ignore[misc]  # the rule chooses
         self.rule = decision.rule
