@@ -19,7 +19,7 @@ from emporter_runtime.errors import TransientError
 PAGE = 100
 """Messages asked for at once."""
 INACTIVE_SECONDS = 900.0
-"""How long whoever hears them may take over a page before the server forgets where we were. A database under load takes its time."""
+"""How long whoever hears them may take over a page before the server forgets where we were: a database under load is slow."""
 PAGE_SECONDS = 5.0
 """How long a page may take; then the server is asked whether anything is left, for messages may age out meanwhile."""
 
