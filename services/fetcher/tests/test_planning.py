@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emporter_contracts.commands import IngestRequest
@@ -155,6 +155,7 @@ def test_random_places_are_written_down_for_ever() -> None:
     assert random_origin((41408, 39552, 34432), (1000, 1000, 1000), 0) == (34122, 29221, 14060)
 
 
+@settings(deadline=None)  # a loaded machine takes its time
 @given(st.tuples(*[st.integers(1, 5000)] * 3), st.integers(0, 2**63 - 1), st.data())
 def test_a_random_region_lies_inside(shape: tuple[int, int, int], seed: int, data: st.DataObject) -> None:
     box = tuple(data.draw(st.integers(1, n)) for n in shape)
