@@ -16,7 +16,7 @@ FARTHEST_NM = 1e12
 
 Edge = Annotated[float, Field(ge=LEAST_NM, le=MOST_NM, allow_inf_nan=False)]
 Place = Annotated[float, Field(ge=-FARTHEST_NM, le=FARTHEST_NM, allow_inf_nan=False)]
-Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$")]
+Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(min_length=1, max_length=5000, pattern=r"^[^\x00]*$")]
 
 
