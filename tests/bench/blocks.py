@@ -93,8 +93,7 @@ class Bench:
                 return
             spent = peers.processor_ms(pid)
             run(connections, into)
-            spent = peers.processor_ms(pid) - spent
-            into.processor.append(spent / (into.rates[-1] * into.lasted))
+            into.processor += peers.processor_ms(pid) - spent
 
         self.measured[name, connections] = (Measured(name, connections), measured)
 

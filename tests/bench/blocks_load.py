@@ -28,16 +28,15 @@ class Measured:
     connections: int
     rates: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    lasted: float = 0.0
-    """Seconds of the last round."""
-    processor: list[float] = field(default_factory=list)
-    """Milliseconds of processor time of the server (its client apart) for each crop, by round; what other programs do beside it
-    hardly changes that."""
+    crops: int = 0
+    processor: float = 0.0
+    """Milliseconds of processor time that its server took for them (the client apart), which what other programs do beside it
+    changes little."""
 
     def note(self, taken: list[float], seconds: float, each: int = 1) -> None:
         """One round: `taken` of single requests, of `each` crops."""
         self.rates.append(len(taken) * each / seconds)
-        self.lasted = seconds
+        self.crops += len(taken) * each
         self.seconds.extend(taken)
 
     def row(self, body: int) -> str:
@@ -45,7 +44,7 @@ class Measured:
         rate, low, high = statistics.median(self.rates), min(self.rates), max(self.rates)
         p50, p95, p99 = np.percentile(self.seconds, [50, 95, 99]) * 1e3
         times = " | ".join(f"{p:.1f}" for p in (p50, p95, p99))
-        spent = f"{statistics.median(self.processor):.2f}" if self.processor else ""
+        spent = f"{self.processor / self.crops:.2f}" if self.processor else ""
         return f"| {self.name} | {self.connections} | {rate:.0f} | {rate * body / 1e6:.0f} | {times} | {low:.0f}-{high:.0f} | {spent} |"
 
 

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             failed = 1
             continue
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-        printed = done.stdout if done.stdout.lstrip().startswith("|") else f"```\n{done.stdout.strip()}\n```"
+        printed = done.stdout if "\n|" in f"\n{done.stdout}" else f"```\n{done.stdout.strip()}\n```"
         body = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine}\n\n{printed}"
         PAGE.write_text(section(PAGE.read_text(), name, body))
     return failed

@@ -112,11 +112,15 @@ def test_a_thousand_connections_slow_readers_and_such_as_hang_up_leave_the_serve
             one.result()
     for one in [*idle, *dripping]:
         one.close()
+    grown = resident(pid) - before
+    print(
+        f"{SECONDS:.0f} s, {CONNECTIONS} connections: answers {dict(seen)}, RSS {before / MIB:.0f} MiB before, {grown / MIB:.0f} more"
+    )
     assert set(seen) <= {200, 503}, seen
     assert seen[200] > 0
     assert not wrong
     # What it may hold, with what the allocator and the interpreter take beside; not what a thousand answers would be.
-    assert resident(pid) - before < IN_FLIGHT + PASSING + CACHE + 192 * MIB
+    assert grown < IN_FLIGHT + PASSING + CACHE + 192 * MIB
     eventually_all_given_back(url)
     assert httpx.get(url + whole, timeout=60).content == made.voxels.tobytes()
 
