@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
@@ -12,7 +13,9 @@ from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import Commit, StoredRequest
 from emporter_contracts.revisions import Changes, Revising
 from emporter_runtime.commits import removed
+from emporter_runtime.garbage import Collector
 from emporter_runtime.jobstore import now
+from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
 from emporter_runtime.removal import remove
 from emporter_runtime.sharing import leavings
@@ -133,3 +136,23 @@ async def test_a_correction_that_is_about_to_be_committed_keeps_the_arrays_and_a
     await objects.delete(storage.RAW, [storage.request(VOLUME, 2)])
     await remove(objects, VolumeRef(VOLUME, 1))
     assert {n for n in await names(objects) if "/removed/" not in n} == set()
+
+
+async def collected(objects: Objects) -> None:
+    """`emporter gc` where no run has a plan: no ledger is looked at."""
+    await Collector(objects, cast("Ledger", None), None, dry=False).run()
+
+
+async def test_the_collector_takes_what_an_abandoned_correction_left_after_a_day_and_no_shard_that_is_shown() -> None:
+    objects = await corrected(2)
+    left = own(3) | {storage.hold(VOLUME, 4)} | own(4)
+    for key in left:
+        await objects.put(storage.VOLUMES, key, b"{}")
+    await claim(objects, 3, timedelta(hours=1))
+    await claim(objects, 4, timedelta(hours=25))
+    await remove(objects, VolumeRef(VOLUME, 1))
+    await collected(objects)
+    found = {n for n in await names(objects) if "/removed/" not in n}
+    assert found == SHARDS | BESIDE | own(2) | own(3)
+    await collected(objects)
+    assert {n for n in await names(objects) if "/removed/" not in n} == found
