@@ -40,6 +40,11 @@ OPERATIONS = (
     "GET /v1/citations", "GET /v1/jobs", "GET /v1/jobs/{job}", "GET /v1/jobs/{job}/stream", "GET /v1/catalog.csv", "GET /v1/catalog.json",
     "PUT /v1/volumes/{volume}/annotations/{key}", "DELETE /v1/volumes/{volume}/annotations/{key}", "POST /graphql", "POST /v1/webhooks",
     "GET /v1/webhooks", "DELETE /v1/webhooks/{webhook}", "GET /v1/webhooks/{webhook}/deliveries", "POST /v1/webhooks/{webhook}/retry",
+    "GET /v1/policies/{digest}",
+    "GET /v1/policy",
+    "GET /v1/policy/decisions",
+    "GET /v1/volumes/{volume}/policy",
+    "POST /v1/volumes/{volume}/revisions",
 )  # fmt: skip
 
 
@@ -130,6 +135,10 @@ def test_no_request_that_openapi_allows_is_an_error_of_ours(house: House, operat
                 case.path_parameters[name] = volume
         answer = case.call(base_url=house.url, timeout=60)
         text = (answer.content or b"").decode(errors="replace")
+        if path.endswith("/revisions") and answer.status_code == 503:
+            # Asked of a converter over the bus, and here is none: it is told as such.
+            assert '"transient"' in text
+            return
         refusal(answer.status_code, {k.lower(): v[0] for k, v in answer.headers.items()}, text)
 
     ask()
@@ -165,7 +174,8 @@ def test_no_parameter_takes_what_means_something_to_a_database_for_more_than_tex
 
 PLACES = (
     "/v1/volumes/{x}", "/v1/volumes/{x}/events", "/v1/volumes/{x}/lineage", "/v1/volumes/{x}/citation", "/v1/jobs/{x}", "/v1/jobs/{x}/stream",
-    "/v1/webhooks/{x}/deliveries", "/v1/raw?url={x}", "/v1/raw?sha256={x}", "/v1/jobs?state={x}", "/v1/jobs?source={x}", "/v1/jobs?cursor={x}",
+    "/v1/webhooks/{x}/deliveries", "/v1/policies/{x}", "/v1/policy/decisions?volume={x}", "/v1/policy/decisions?job={x}",
+    "/v1/policy/decisions?cursor={x}", "/v1/volumes/{x}/policy", "/v1/raw?url={x}", "/v1/raw?sha256={x}", "/v1/jobs?state={x}", "/v1/jobs?source={x}", "/v1/jobs?cursor={x}",
     f"/v1/volumes/{JOB}/events?cursor={{x}}", "/v1/citations?volume={x}", "/v1/citations?format={x}", "/{x}", "/v1/{x}",
 )  # fmt: skip
 
