@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.registry import Collector
 
 import block_server.telemetry
+import emporter_runtime.policy.judging
 import emporter_runtime.telemetry
 from emporter_contracts.topology import STREAMS
 from emporter_runtime.telemetry import bus_metrics
@@ -37,7 +38,7 @@ def counted() -> set[str]:
     """Every name a service of ours shows."""
     registry = CollectorRegistry()
     bus_metrics("any", registry)
-    assert emporter_runtime.telemetry.FAILURES, block_server.telemetry.REQUESTS
+    assert all((emporter_runtime.telemetry.FAILURES, block_server.telemetry.REQUESTS, emporter_runtime.policy.judging.POLICY))
     return {*names(REGISTRY), *names(registry), "process_resident_memory_bytes", "process_cpu_seconds_total"}
 
 
