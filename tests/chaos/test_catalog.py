@@ -40,8 +40,8 @@ from emporter_runtime.objects import Objects
 from emporter_runtime.settings import Settings
 from emporter_runtime.testing_bus import free_port, provisioned
 
-INGESTS = int(os.environ.get("EMPORTER_CHAOS_INGESTS", "40"))
-KILLS = int(os.environ.get("EMPORTER_CHAOS_CATALOG_KILLS", "20"))
+INGESTS = int(os.environ.get("EMPORTER_CHAOS_INGESTS", "24"))
+KILLS = int(os.environ.get("EMPORTER_CHAOS_CATALOG_KILLS", "8"))
 SEED = int(os.environ.get("EMPORTER_CHAOS_SEED", "6"))
 AT_ONCE = 6
 WAIT = 400
