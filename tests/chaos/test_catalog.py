@@ -1,6 +1,6 @@
 """Catalogers and their database are killed all along many ingests: what the catalog says in the end is what store and streams say.
 
-`make test` kills 20 times over 40 ingests; `make chaos-catalog` sets EMPORTER_CHAOS_INGESTS=200 and EMPORTER_CHAOS_CATALOG_KILLS=200.
+`make test` kills 8 times over 24 ingests; `make chaos-catalog` sets EMPORTER_CHAOS_INGESTS=200 and EMPORTER_CHAOS_CATALOG_KILLS=200.
 """
 
 from __future__ import annotations
