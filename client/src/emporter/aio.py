@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emporter.uploading import Told, Upload
     from emporter.web import Document, WebClient
     from emporter_contracts.events import Progress
-    from emporter_contracts.plans import PlanSummary
+    from emporter_contracts.previews import PlanSummary
 
 __all__ = ["AsyncClient", "AsyncVolume", "Outside", "connect"]
 

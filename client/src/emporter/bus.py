@@ -24,7 +24,7 @@ from emporter_contracts import ids, subjects
 from emporter_contracts.commands import MAX_REQUEST_BYTES, Accepted, Control, IngestRequest, Refusal
 from emporter_contracts.events import Progress, cloud_event
 from emporter_contracts.jobs import JobStatus
-from emporter_contracts.plans import PlanSummary
+from emporter_contracts.previews import PlanSummary
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from emporter.uploading import Told, Upload
     from emporter.web import Document
     from emporter_contracts.events import Progress
-    from emporter_contracts.plans import PlanSummary
+    from emporter_contracts.previews import PlanSummary
     from emporter_contracts.revisions import Revised
 
 __all__ = ["Client", "Volume", "connect"]

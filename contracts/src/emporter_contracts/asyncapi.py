@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from emporter_contracts import commands, events, jobs, plans, policy, revisions, subjects, topology
+from emporter_contracts import commands, events, jobs, policy, previews, revisions, subjects, topology
 
 SPEC_VERSION = "3.0.0"
 API_VERSION = "1.0.0"
@@ -30,10 +30,12 @@ class Said:
 
 SAID: tuple[Said, ...] = (
     Said("ingestRequest", subjects.INGEST_REQUEST, commands.IngestRequest, "anyone", "command"),
-    Said("ingestPlan", subjects.INGEST_PLAN, commands.IngestRequest, "anyone", "request", plans.PlanSummary),
+    Said("ingestPlan", subjects.INGEST_PLAN, commands.IngestRequest, "anyone", "request", previews.PlanSummary),
     Said("ingestControl", subjects.control("{job}"), commands.Control, "anyone", "request", commands.Accepted),
     Said("catalogQuery", subjects.CATALOG_QUERY, commands.CatalogQuery, "anyone", "request"),
-    Said("convertPreview", subjects.CONVERT_PREVIEW, plans.PreviewConversion, "fetcher", "request", plans.ConversionPreview),
+    Said(
+        "convertPreview", subjects.CONVERT_PREVIEW, previews.PreviewConversion, "fetcher", "request", previews.ConversionPreview
+    ),
     Said("volumeRevise", subjects.VOLUME_REVISE, revisions.ReviseVolume, "cataloger", "request", revisions.Revised),
     Said("reply", subjects.reply("{token}"), commands.Accepted, "fetcher", "lossy"),
     Said("status", subjects.status("{job}"), jobs.JobStatus, "fetcher, converter", "event"),

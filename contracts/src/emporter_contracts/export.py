@@ -15,7 +15,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emporter_contracts import asyncapi, commands, events, jobs, plans, policy, records, registrations, revisions, training
+from emporter_contracts import (
+    asyncapi,
+    commands,
+    events,
+    jobs,
+    plans,
+    policy,
+    previews,
+    records,
+    registrations,
+    revisions,
+    training,
+)
 
 BASE = "https://emporter.invalid/schemas/"
 """`$id`s are names, not addresses: nothing is ever fetched from them."""
@@ -34,7 +46,7 @@ READ: tuple[type[BaseModel], ...] = (
     commands.ConvertTask,
     commands.FinishVolume,
     revisions.ReviseVolume,
-    plans.PreviewConversion,
+    previews.PreviewConversion,
     training.SampleRequest,
     training.TrainingSet,
 )
@@ -54,8 +66,8 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     policy.PolicyDecided,
     jobs.JobStatus,
     plans.StoredRequest,
-    plans.PlanSummary,
-    plans.ConversionPreview,
+    previews.PlanSummary,
+    previews.ConversionPreview,
     plans.FetchPlan,
     plans.Manifest,
     plans.ConversionPlan,

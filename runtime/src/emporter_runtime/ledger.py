@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import nats.errors
@@ -126,6 +126,43 @@ class Ledger:
     async def purge(self, wildcard: str) -> None:
         """Forget entries: of what is removed, or of a run that is over."""
         await self._bus.js.purge_stream(STREAM, subject=wildcard)
+
+
+class Tail:
+    """Entries that match, read once each: a look asks only for what was entered since the last one.
+
+    `begin` is called where counting starts: at once, and whenever the ledger turns out to be another than was read. `mark` is
+    called with the subject of every entry, in the order they were entered.
+    """
+
+    def __init__(self, wildcard: str, begin: Callable[[], None], mark: Callable[[str], None]) -> None:
+        self._wildcard = wildcard
+        self._begin = begin
+        self._mark = mark
+        self._begin_with("")
+
+    def _begin_with(self, ledger_begun: str) -> None:
+        self._ledger_begun = ledger_begun
+        self._last = 0
+        self._entries = 0
+        self._begin()
+
+    async def catch_up(self, ledger: Ledger) -> None:
+        """Read what was entered since the last time. Raises TransientError; what was read until then is kept."""
+        begun = await ledger.begun()
+        if begun != self._ledger_begun:
+            self._begin_with(begun)
+        async for sequence, subject in ledger.since(self._wildcard, self._last):
+            self._mark(subject)
+            self._last = sequence
+            self._entries += 1
+
+    async def confirmed(self, ledger: Ledger) -> bool:
+        """Whether the ledger holds as many entries as were read; counting begins anew where it doesn't."""
+        if await ledger.count(self._wildcard) == self._entries:
+            return True
+        self._begin_with("")
+        return False
 
 
 async def subjects_in(bus: Bus, stream: str, wildcard: str) -> dict[str, int]:

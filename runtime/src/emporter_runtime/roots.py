@@ -49,19 +49,20 @@ class RootUnreachableError(TransientError):
 
 
 class RootSettings(StoreSettings):
-    """What may be opened, in the words the fetcher uses: EMPORTER_FILE_ROOTS, EMPORTER_URL_… and the like."""
+    """What may be opened that is not ours: EMPORTER_FILE_ROOTS, EMPORTER_URL_… and the like."""
 
     file_roots: Annotated[dict[str, Path], NoDecode] = {}
-    """Folders of this machine that may be named, by name: {"scope1": "/data/scope1"}."""
+    """Folders of this machine that messages may name, by name: {"scope1": "/data/scope1"}."""
     url_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts that may be opened, as a JSON list or with commas: a host, `*.suffix`, or `*` for every public host."""
     url_allow_private: bool = False
-    """Whether names may lead to loopback, private and link-local addresses."""
+    """Whether names may lead to loopback, private and link-local addresses: for archives inside one's own network, and tests."""
     url_s3_endpoint: str = ""
     """Where `s3://` is asked, in path style; empty: AWS. Its host must be allowed like any other."""
     url_s3_region: str = "us-east-1"
     http_connect_seconds: Annotated[float, Field(gt=0)] = 10.0
     http_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long an archive may send nothing in the middle of an answer."""
 
     @field_validator("file_roots", mode="before")
     @classmethod

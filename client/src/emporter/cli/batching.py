@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emporter.checksums import Checksums
     from emporter_contracts.commands import Accepted, IngestRequest
     from emporter_contracts.jobs import JobStatus
-    from emporter_contracts.plans import PlanSummary
+    from emporter_contracts.previews import PlanSummary
 
 AT_ONCE = 4
 """Requests planned at once: each reads headers of an archive."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from emporter.cli import showing
 
 if TYPE_CHECKING:
-    from emporter_contracts.plans import PlanSummary, VolumePreview
+    from emporter_contracts.previews import PlanSummary, VolumePreview
 
 LATER = frozenset(
     {"transient", "rate_limited", "store_unavailable", "disk_full", "host_down", "archive_unreachable", "unknown_host"}

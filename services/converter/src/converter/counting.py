@@ -13,7 +13,7 @@ from emporter_contracts import subjects
 from emporter_contracts.jobs import Tally, VolumeProgress
 from emporter_contracts.plans import ConversionPlan, LevelPlan, VolumePlan
 from emporter_runtime.jobstore import tally
-from emporter_runtime.ledger import Ledger
+from emporter_runtime.ledger import Ledger, Tail
 
 BITS = 8
 
@@ -56,32 +56,22 @@ class RunCount:
 
     def __init__(self, plan: ConversionPlan) -> None:
         self._plan = plan
-        self._wildcard = subjects.convert_dones(plan.job, plan.revision)
-        self._ledger_begun = ""
-        self._begin("")
+        self._tail = Tail(subjects.convert_dones(plan.job, plan.revision), self._begin, self._mark)
 
-    def _begin(self, ledger_begun: str) -> None:
+    def _begin(self) -> None:
         self.levels = {v.volume: [LevelCount(level, _itemsize(v)) for level in v.levels] for v in self._plan.volumes}
-        self._ledger_begun = ledger_begun
-        self._read = 0
+
+    def _mark(self, subject: str) -> None:
+        volume, level, n = subject.split(".")[-3:]
+        self.levels[volume][int(level)].mark(int(n))
 
     async def catch_up(self, ledger: Ledger) -> None:
-        """Read what was entered since the last time. Raises TransientError; what was read until then is kept."""
-        begun = await ledger.begun()
-        if begun != self._ledger_begun:
-            self._begin(begun)
-        async for sequence, subject in ledger.since(self._wildcard, self._read):
-            volume, level, n = subject.split(".")[-3:]
-            self.levels[volume][int(level)].mark(int(n))
-            self._read = sequence
+        """Tail.catch_up."""
+        await self._tail.catch_up(ledger)
 
     async def confirmed(self, ledger: Ledger) -> bool:
-        """Whether the ledger holds as many entries as were counted; counting begins anew where it doesn't."""
-        counted = sum(level.tally.done for levels in self.levels.values() for level in levels)
-        if await ledger.count(self._wildcard) == counted:
-            return True
-        self._begin("")
-        return False
+        """Tail.confirmed."""
+        return await self._tail.confirmed(ledger)
 
     @property
     def complete(self) -> bool:

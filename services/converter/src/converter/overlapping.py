@@ -16,10 +16,10 @@ from typing import TypeVar
 from converter.sources import Awaited
 from emporter_contracts import subjects
 from emporter_contracts.errors import EmporterError
-from emporter_contracts.plans import SEGMENT_BYTES, ConversionPlan, FetchPlan, PlannedVolume, VolumePlan
+from emporter_contracts.plans import SEGMENT_BYTES, ConversionPlan, FetchPlan, PlannedVolume, Unit, VolumePlan
 from emporter_readers.protocol import Reader
 from emporter_readers.reaching import reach_of
-from emporter_runtime.ledger import Ledger
+from emporter_runtime.ledger import Ledger, Tail
 
 STEPS = 1024
 """In which tasks become ready, at most: a plan of half a million tasks stays a small document."""
@@ -87,27 +87,22 @@ class Arrivals:
 
     def __init__(self, plan: FetchPlan, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = first_units(plan)
-        self._wildcard = subjects.raw_objects_stored(plan.job, plan.revision)
         self._clock = clock
         self._arrived = clock()
-        self._begin("")
+        self._tail = Tail(subjects.raw_objects_stored(plan.job, plan.revision), self._begin, self._mark)
 
-    def _begin(self, ledger_begun: str) -> None:
-        self._ledger_begun = ledger_begun
+    def _begin(self) -> None:
         self._marks = bytearray(self._first[-1])
-        self._read = 0
         self._unbroken = 0
 
+    def _mark(self, subject: str) -> None:
+        unit = Unit.of_entry(subject)
+        self._marks[self._first[unit.obj] + unit.segment] = 1
+        self._arrived = self._clock()
+
     async def catch_up(self, ledger: Ledger) -> None:
-        """Read what was entered since the last time. Raises TransientError; what was read until then is kept."""
-        begun = await ledger.begun()
-        if begun != self._ledger_begun:
-            self._begin(begun)
-        async for sequence, subject in ledger.since(self._wildcard, self._read):
-            obj, segment = subject.rsplit(".", 1)[1].split("-")
-            self._marks[self._first[int(obj)] + int(segment)] = 1
-            self._read = sequence
-            self._arrived = self._clock()
+        """Tail.catch_up."""
+        await self._tail.catch_up(ledger)
 
     @property
     def look_again(self) -> float:

@@ -10,7 +10,8 @@ from emporter_contracts import subjects
 from emporter_contracts.commands import Output, Refusal
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.geometry import ChunkGrid
-from emporter_contracts.plans import ConversionPreview, PlannedVolume, PreviewConversion, VolumePreview
+from emporter_contracts.plans import PlannedVolume
+from emporter_contracts.previews import ConversionPreview, PreviewConversion, VolumePreview
 from emporter_runtime.bus import Bus, Delivery
 
 

@@ -9,7 +9,7 @@ from emporter_contracts import subjects
 from emporter_contracts.jobs import Tally
 from emporter_contracts.plans import FetchPlan, Unit
 from emporter_runtime.jobstore import tally
-from emporter_runtime.ledger import Ledger
+from emporter_runtime.ledger import Ledger, Tail
 
 
 class RunCount:
@@ -17,33 +17,28 @@ class RunCount:
 
     def __init__(self, plan: FetchPlan) -> None:
         self._plan = plan
-        self._wildcard = subjects.raw_objects_stored(plan.job, plan.revision)
-        self._begin("")
+        self._tail = Tail(subjects.raw_objects_stored(plan.job, plan.revision), self._begin, self._mark)
 
-    def _begin(self, ledger_begun: str) -> None:
+    def _begin(self) -> None:
         self._missing = {unit: n for n, batch in enumerate(self._plan.batches) for unit in batch}
         self._missing_of = [len(batch) for batch in self._plan.batches]
         self._total = len(self._missing)
         self._bytes = 0
-        self._ledger_begun = ledger_begun
-        self._read = 0
+
+    def _mark(self, subject: str) -> None:
+        unit = Unit.of_entry(subject)
+        batch = self._missing.pop(unit, None)
+        if batch is not None:
+            self._missing_of[batch] -= 1
+            self._bytes += self._plan.unit_bytes(unit)
 
     async def catch_up(self, ledger: Ledger) -> None:
-        """Read what was entered since the last time. Raises TransientError; what was read until then is kept."""
-        begun = await ledger.begun()
-        if begun != self._ledger_begun:
-            self._begin(begun)
-        async for sequence, subject in ledger.since(self._wildcard, self._read):
-            obj, segment = subject.rsplit(".", 1)[1].split("-")
-            self._mark(Unit(int(obj), int(segment)))
-            self._read = sequence
+        """Tail.catch_up."""
+        await self._tail.catch_up(ledger)
 
     async def confirmed(self, ledger: Ledger) -> bool:
-        """Whether the ledger still holds what was counted; counting begins anew where it doesn't."""
-        if await ledger.count(self._wildcard) >= self._total - len(self._missing):
-            return True
-        self._begin("")
-        return False
+        """Tail.confirmed."""
+        return await self._tail.confirmed(ledger)
 
     @property
     def complete(self) -> bool:
@@ -56,9 +51,3 @@ class RunCount:
     @property
     def tally(self) -> Tally:
         return tally(self._total - len(self._missing), self._total, self._bytes, self._plan.raw_bytes)
-
-    def _mark(self, unit: Unit) -> None:
-        batch = self._missing.pop(unit, None)
-        if batch is not None:
-            self._missing_of[batch] -= 1
-            self._bytes += self._plan.unit_bytes(unit)

@@ -8,8 +8,9 @@ from emporter_contracts import ids, storage, subjects
 from emporter_contracts.commands import Accepted, Control, FetchBatch, FinishFetch, IngestRequest, PlanFetch
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.events import RawManifestComplete, RawObjectStored
-from emporter_contracts.plans import FetchPlan, PlanSummary
+from emporter_contracts.plans import FetchPlan
 from emporter_contracts.policy import PURPOSE_HEADER
+from emporter_contracts.previews import PlanSummary
 from emporter_contracts.topology import SOURCES
 from emporter_runtime.bus import Bus, Delivery, event_id
 from emporter_runtime.deadletters import handle_dead_letters

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from emporter_contracts import subjects
 from emporter_contracts.commands import Output
-from emporter_contracts.plans import ConversionPreview, PlannedVolume, PreviewConversion, VolumePreview
+from emporter_contracts.plans import PlannedVolume
+from emporter_contracts.previews import ConversionPreview, PreviewConversion, VolumePreview
 from emporter_runtime.bus import Bus
 
 PATIENCE_SECONDS = 5.0

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest, PlanFetch
-from emporter_contracts.plans import PLAN_VERSION, FetchPlan, PlannedObject, PlanSummary, Segments
+from emporter_contracts.plans import PLAN_VERSION, FetchPlan, PlannedObject, Segments
+from emporter_contracts.previews import PlanSummary
 from emporter_runtime.jobstore import JobStore, now
 from emporter_runtime.objects import Objects
 from emporter_runtime.plans import StoredPlans, required

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field, SecretStr
 
+from emporter_runtime.roots import RootSettings
 from emporter_runtime.settings import Settings
 
 
-class FetcherSettings(Settings):
-    """EMPORTER_… of the fetcher."""
+class FetcherSettings(Settings, RootSettings):
+    """EMPORTER_… of the fetcher; what it may open is said as for what is read in place."""
 
-    file_roots: dict[str, Path] = {}
-    """Folders of this machine that messages may name, by name: {"scope1": "/data/scope1"}."""
-    url_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts that source `url` may open, as a JSON list or with commas: a host, `*.suffix`, or `*` for every public host."""
-    url_allow_private: bool = False
-    """Whether names may lead to loopback, private and link-local addresses: for archives inside one's own network, and tests."""
-    url_s3_endpoint: str = ""
-    """Where `s3://` of source `url` is asked, in path style; empty: AWS. Its host must be allowed like any other."""
-    url_s3_region: str = "us-east-1"
     epfl_base_url: str = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus/"
     """Folder of the EPFL files; the `%20` is part of it as it stands."""
     idr_base_url: str = "https://idr.openmicroscopy.org"
@@ -65,15 +54,3 @@ class FetcherSettings(Settings):
     """Segments of 64 MiB a process holds in memory at once, over all sources."""
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4
     """Connections a process holds to one host at once. Public archives ask for few."""
-    http_connect_seconds: Annotated[float, Field(gt=0)] = 10.0
-    http_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long an archive may send nothing in the middle of an answer."""
-
-    @field_validator("url_allowed_hosts", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return tuple(part.strip() for part in value.split(",") if part.strip())

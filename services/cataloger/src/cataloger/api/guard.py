@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from cataloger.errors import InvalidQueryError, NotAuthorizedError, WriteRefusedError
+from emporter_runtime.access_gate import is_loopback
 
 BODY_BYTES = 2**20
 """Of one written record; what archives say in full is rarely a tenth of it."""
@@ -26,7 +26,7 @@ class WriteGuard:
     def check(self, request: Request) -> None:
         """Raises WriteRefusedError or NotAuthorizedError."""
         if not self.token:
-            if not _loopback(self.host):
+            if not is_loopback(self.host):
                 raise WriteRefusedError(
                     "this catalog takes no writes: others can reach it and it has no token",
                     hint="an operator sets EMPORTER_CATALOG_TOKEN; send it as Authorization: Bearer …",
@@ -57,12 +57,3 @@ async def json_object(request: Request, kinds: tuple[str, ...] = ("application/j
     if not isinstance(found, dict):
         raise InvalidQueryError("the body is no JSON object", hint='send {"name": value, …}')
     return found
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
