@@ -16,6 +16,7 @@ from cataloger.feed import Feed
 from cataloger.rebuild import rebuild
 from cataloger.revising import Corrections
 from cataloger.testing_builders import JOB, a_record, a_status, at, store_commit
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
@@ -91,24 +92,12 @@ class CorrectionSuite:
         assert await shown(other) == await shown(world)
 
 
-class TestCorrectionsOnSqlite(CorrectionSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
-
-    @pytest.fixture
-    async def other(self, postgres):
-        return World(postgres)
+class TestCorrectionsOnSqlite(OnSqlite, CorrectionSuite):
+    pass
 
 
-class TestCorrectionsOnPostgres(CorrectionSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
-
-    @pytest.fixture
-    async def other(self, sqlite):
-        return World(sqlite)
+class TestCorrectionsOnPostgres(OnPostgres, CorrectionSuite):
+    pass
 
 
 # -- over HTTP --

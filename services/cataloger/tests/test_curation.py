@@ -13,6 +13,7 @@ from cataloger.errors import AlreadyThereError, InvalidRecordError, NotInCatalog
 from cataloger.feed import Feed
 from cataloger.rebuild import rebuild
 from cataloger.testing_builders import JOB, a_record, a_status
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts import storage
 from emporter_runtime.health import serving
@@ -141,24 +142,12 @@ class CurationSuite:
             await curation.enter(body)
 
 
-class TestCurationOnSqlite(CurationSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
-
-    @pytest.fixture
-    async def other(self, postgres):
-        return World(postgres)
+class TestCurationOnSqlite(OnSqlite, CurationSuite):
+    pass
 
 
-class TestCurationOnPostgres(CurationSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
-
-    @pytest.fixture
-    async def other(self, sqlite):
-        return World(sqlite)
+class TestCurationOnPostgres(OnPostgres, CurationSuite):
+    pass
 
 
 @pytest.mark.parametrize(

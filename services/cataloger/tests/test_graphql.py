@@ -8,6 +8,7 @@ from cataloger.api.graphql import answer, schema
 from cataloger.api.graphql_limits import MAX_COST, check
 from cataloger.errors import InvalidQueryError
 from cataloger.testing_builders import JOB, a_status
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
 
@@ -80,16 +81,12 @@ class GraphqlSuite:
         assert (await self.ask(world, get_introspection_query()))["data"]["__schema"]["queryType"]["name"] == "Query"
 
 
-class TestGraphqlOnSqlite(GraphqlSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestGraphqlOnSqlite(OnSqlite, GraphqlSuite):
+    pass
 
 
-class TestGraphqlOnPostgres(GraphqlSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestGraphqlOnPostgres(OnPostgres, GraphqlSuite):
+    pass
 
 
 def deep(levels: int) -> str:

@@ -7,6 +7,7 @@ import pytest
 from cataloger.errors import InvalidQueryError, NotInCatalogError
 from cataloger.rebuild import rebuild
 from cataloger.testing_builders import JOB, a_record, a_status, at, store_commit
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts import storage
 from emporter_contracts.commands import CatalogQuery, Refusal
@@ -123,13 +124,9 @@ class LineageSuite:
         assert graph["volume"] == JOB
 
 
-class TestLineageOnSqlite(LineageSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestLineageOnSqlite(OnSqlite, LineageSuite):
+    pass
 
 
-class TestLineageOnPostgres(LineageSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestLineageOnPostgres(OnPostgres, LineageSuite):
+    pass

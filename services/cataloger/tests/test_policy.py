@@ -14,7 +14,7 @@ from cataloger.handlers import read_event, register, take_event
 from cataloger.policy import Policies, Wanted
 from cataloger.rebuild import hear_again
 from cataloger.testing_builders import JOB, a_record, store_commit
-from cataloger.testing_world import World
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from emporter_contracts.events import VolumeComplete, cloud_event
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.policy import PolicyDecided, RuleDecision
@@ -163,16 +163,12 @@ class PolicySuite:
             assert (await policies.decisions(Wanted(), None, 10)).items == [kept]
 
 
-class TestPolicyOnSqlite(PolicySuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestPolicyOnSqlite(OnSqlite, PolicySuite):
+    pass
 
 
-class TestPolicyOnPostgres(PolicySuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestPolicyOnPostgres(OnPostgres, PolicySuite):
+    pass
 
 
 def test_a_request_refused_before_it_has_a_revision_is_a_fact_all_the_same():

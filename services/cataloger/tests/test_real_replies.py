@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cataloger.testing_builders import store_commit
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_replies import LOOKED_FOR, records
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
@@ -32,13 +33,9 @@ class RepliesSuite:
         assert found == {words: [volume] for words, volume in LOOKED_FOR}
 
 
-class TestRepliesOnSqlite(RepliesSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestRepliesOnSqlite(OnSqlite, RepliesSuite):
+    pass
 
 
-class TestRepliesOnPostgres(RepliesSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestRepliesOnPostgres(OnPostgres, RepliesSuite):
+    pass

@@ -8,6 +8,7 @@ from cataloger.errors import InvalidQueryError
 from cataloger.facets import FACET_ROWS
 from cataloger.jsonpaths import match_document, parse
 from cataloger.testing_builders import JOB, a_record, a_status, at, store_commit
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.events import VolumeComplete
@@ -212,17 +213,11 @@ class SearchSuite:
         assert answer["facets"]["source"] == [{"value": "idr", "count": 1}]
 
 
-class TestSearchOnSqlite(SearchSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestSearchOnSqlite(OnSqlite, SearchSuite):
+    pass
 
 
-class TestSearchOnPostgres(SearchSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
-
+class TestSearchOnPostgres(OnPostgres, SearchSuite):
     @pytest.mark.parametrize("q", ["gyrus", "gyrus epfl"])
     @pytest.mark.parametrize("every", [1, 3, 15, 60, 100])
     @pytest.mark.parametrize("sort", ["-updated_at", "bytes", "-created_at"])

@@ -5,13 +5,12 @@ import json
 from collections import Counter
 from contextlib import asynccontextmanager
 
-import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Route
 
 from cataloger.testing_builders import a_status
-from cataloger.testing_world import World
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.webhooks import Post, Sender, Subscription, Webhooks
 from emporter_runtime.health import serving
 
@@ -102,13 +101,9 @@ class SendersSuite:
         await post.close()
 
 
-class TestSendersOnSqlite(SendersSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestSendersOnSqlite(OnSqlite, SendersSuite):
+    pass
 
 
-class TestSendersOnPostgres(SendersSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestSendersOnPostgres(OnPostgres, SendersSuite):
+    pass

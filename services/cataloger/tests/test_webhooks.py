@@ -20,6 +20,7 @@ from cataloger.intake import Intake
 from cataloger.models import Delivery
 from cataloger.openlineage import Backend, LineageSender
 from cataloger.testing_builders import JOB, a_status
+from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from cataloger.webhooks import LINEAGE, RETRY_AFTER, Post, Sender, Subscription, Webhooks
 from emporter_contracts.events import LevelComplete
@@ -234,16 +235,12 @@ class WebhookSuite:
         assert told == ["START", "START", "COMPLETE"]
 
 
-class TestWebhooksOnSqlite(WebhookSuite):
-    @pytest.fixture
-    async def world(self, sqlite):
-        return World(sqlite)
+class TestWebhooksOnSqlite(OnSqlite, WebhookSuite):
+    pass
 
 
-class TestWebhooksOnPostgres(WebhookSuite):
-    @pytest.fixture
-    async def world(self, postgres):
-        return World(postgres)
+class TestWebhooksOnPostgres(OnPostgres, WebhookSuite):
+    pass
 
 
 @pytest.mark.parametrize(
