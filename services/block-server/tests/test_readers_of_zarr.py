@@ -15,6 +15,7 @@ import zarr
 from obstore.store import HTTPStore
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
+from ome_zarr_models.v05 import Image
 from zarr.storage import ObjectStore
 
 from block_server.testing import House, Made
@@ -51,15 +52,35 @@ def test_obstore_reads_every_voxel(house: House, phantom: Made):
     assert np.array_equal(zarr.open_array(store, mode="r")[:], phantom.voxels)
 
 
+@pytest.mark.parametrize("route", ["zarr", "zarr2"])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_xarray_reads_every_voxel_as_it_is_stored(house: House, phantom: Made, level: int):
+def test_xarray_reads_every_voxel_as_it_is_stored(house: House, phantom: Made, route: str, level: int):
     others = [str(k) for k in range(3) if k != level]
-    root = f"{house.url}/zarr2/{phantom.ref}.ome.zarr"
-    with xarray.open_zarr(root, consolidated=True, drop_variables=others, chunks=None) as found:
+    root = f"{house.url}/{route}/{phantom.ref}.ome.zarr"
+    with xarray.open_zarr(root, drop_variables=others, chunks=None) as found:
         array = found[str(level)]
         assert array.dims == ("z", "y", "x")
         assert array.dtype == phantom.voxels.dtype
         assert np.array_equal(array.values, phantom.levels[level])
+
+
+def test_xarray_sees_a_volume_of_one_level_without_being_told_anything(house: House):
+    voxels = np.arange(20 * 30 * 40, dtype="u2").reshape(20, 30, 40)
+    made = house.commit(Made(voxels, name="readers-flat", halvings=()))
+    with xarray.open_datatree(f"{house.url}/zarr/{made.ref}.ome.zarr", engine="zarr", chunks=None) as found:
+        assert np.array_equal(found["0"].values, voxels)
+
+
+@pytest.mark.parametrize("consolidated", [True, False], ids=["now", "older"])
+def test_a_group_with_and_without_the_metadata_of_its_arrays_is_ome_zarr_0_5(house: House, consolidated: bool):
+    voxels = np.arange(20 * 30 * 40, dtype="u2").reshape(20, 30, 40)
+    name = f"readers-{'now' if consolidated else 'older'}"
+    made = house.commit(Made(voxels, name=name, consolidated=consolidated))
+    group = zarr.open_group(f"{house.url}/zarr/{made.ref}.ome.zarr", mode="r")
+    assert (group.metadata.consolidated_metadata is not None) == consolidated
+    assert [d.path for d in Image.from_zarr(group).ome_attributes.multiscales[0].datasets] == ["0", "1", "2"]
+    for level, stored in enumerate(made.levels):
+        assert np.array_equal(group[str(level)][:], stored)
 
 
 @pytest.mark.parametrize("route", ["zarr", "zarr2"])

@@ -55,6 +55,8 @@ class Made:
     caveats: tuple[Caveat, ...] = ()
     description: str = ""
     zeros_stored: bool = True
+    consolidated: bool = True
+    """Whether its group holds the metadata of its arrays; that of older volumes does not."""
     codec: Literal["zstd", "blosc", "none"] = "zstd"
     digest: str = "0" * 64
     levels: list[NDArray[Any]] = field(default_factory=list)
@@ -77,7 +79,11 @@ def commit(objects: Objects, made: Made) -> Made:
         _write(objects, f"{root}{number}/", made, voxels)
     put = objects.put_sync
     put(storage.VOLUMES, storage.record(made.name, made.revision), json_bytes(_record(made)))
-    put(storage.VOLUMES, root + "zarr.json", json.dumps(_group(made)).encode())
+    group = _group(made)
+    if made.consolidated:
+        arrays = {str(k): json.loads(objects.get_sync(storage.VOLUMES, f"{root}{k}/zarr.json")) for k in range(len(made.levels))}
+        group["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    put(storage.VOLUMES, root + "zarr.json", json.dumps(group).encode())
     done = Commit(volume=made.name, revision=made.revision, digest=made.digest, job=job_of(made.name), committed_at=MADE_AT)
     put(storage.VOLUMES, storage.commit(made.name, made.revision), json_bytes(done))
     return made

@@ -24,23 +24,32 @@ def create_arrays(objects: Objects, plan: VolumePlan, revision: int) -> None:
 
 def array_documents(plan: VolumePlan) -> dict[str, bytes]:
     """The `zarr.json` of every level, by key below the OME-Zarr folder."""
-    levels = enumerate(plan.levels)
-    return {f"{k}/zarr.json": document(array_metadata(level, plan.dtype, plan.codec)) for k, level in levels}
+    return {f"{path}/zarr.json": document(array) for path, array in _arrays(plan).items()}
 
 
 def group_document(plan: VolumePlan, volume: PlannedVolume, statistics: Statistics) -> bytes:
-    """The group's `zarr.json`. An axis whose voxel size nobody knows has scale 1 and no unit."""
+    """The group's `zarr.json`. An axis whose voxel size nobody knows has scale 1 and no unit.
+
+    It holds those of its arrays, too, in the form of zarr-python (https://github.com/zarr-developers/zarr-specs/pull/309): what
+    lists a group to see its arrays, as xarray does, finds none behind plain HTTP.
+    """
     ome: dict[str, Any] = {"version": VERSION, "multiscales": [_multiscale(plan, volume)]}
     if plan.role == "labels":
         ome["image-label"] = {"version": VERSION}
     else:
         ome["omero"] = _omero(volume, statistics)
-    return document({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}})
+    arrays = {"kind": "inline", "must_understand": False, "metadata": _arrays(plan)}
+    return document({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}, "consolidated_metadata": arrays})
 
 
 def document(value: Any) -> bytes:
     """JSON as it is stored: the same value is the same bytes."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode()
+
+
+def _arrays(plan: VolumePlan) -> dict[str, dict[str, Any]]:
+    """What each level says of itself, by its path."""
+    return {str(k): array_metadata(level, plan.dtype, plan.codec) for k, level in enumerate(plan.levels)}
 
 
 def _multiscale(plan: VolumePlan, volume: PlannedVolume) -> dict[str, Any]:
