@@ -281,7 +281,9 @@ class Hold(Message):
     gates: tuple[str, ...]
     held_at: datetime
     rules: tuple[str, ...] = ()
-    """Rules of the policy that hold it."""
+    """Rules of the policy that hold it. Once all that is left are rules that look at the clock, and they let go, it ends."""
+    purpose: str | None = None
+    """What the rules were told it is for; None where nobody wrote that down."""
 
 
 class Tombstone(Message):

@@ -56,6 +56,8 @@ class Revised(Message):
     revision: int
     revises: int
     existing: bool = False
+    held_by: tuple[str, ...] = ()
+    """Gates and rules that keep it from becoming current."""
 
 
 class Revising(Message):

@@ -49,6 +49,9 @@ def set_volume(
         print(f"{made.volume}@r{made.revision} says all of that already")
     else:
         print(f"{made.volume}@r{made.revision}: the voxels of r{made.revises}, corrected")
+    if made.held_by and not json:
+        who = ", ".join(made.held_by)
+        print(f"held by {who}: not current until an operator says so (emporter release {made.volume}@r{made.revision})")
 
 
 def _changes(voxel_size_nm: str | None, offset_nm: str | None) -> Changes:

@@ -5,6 +5,7 @@ EmporterError
 ├── InvalidQueryError    a filter, sort or cursor that makes no sense
 ├── InvalidRecordError   a record that breaks its schema, or a change against the rules
 ├── AlreadyThereError    a volume that can't be entered twice, or is not an outside script's to change
+├── DeniedByPolicyError  a change that a rule of the operator's policy refuses
 ├── WriteRefusedError    a write to a catalog that takes none from everybody
 ├── NotAuthorizedError   a write without the right token
 └── AnswerTooLargeError  an answer that no message of the bus can carry
@@ -44,6 +45,12 @@ class AlreadyThereError(EmporterError):
     """A volume that can't be entered twice, or is not an outside script's to change."""
 
     code = "conflict"
+
+
+class DeniedByPolicyError(EmporterError):
+    """A change that a rule of the operator's policy refuses; the message names the rule."""
+
+    code = "policy_denied"
 
 
 class WriteRefusedError(EmporterError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import nats.errors
 
-from cataloger.errors import AlreadyThereError, InvalidRecordError, NotInCatalogError
+from cataloger.errors import AlreadyThereError, DeniedByPolicyError, InvalidRecordError, NotInCatalogError
 from cataloger.intake import Intake
 from cataloger.store import read_final
 from emporter_contracts import subjects
@@ -47,7 +47,9 @@ class Corrections:
         self._intake = intake
 
     async def correct(self, volume: str, body: dict[str, Any]) -> Revised:
-        """Say something anew of a volume. Raises InvalidRecordError, NotInCatalogError, CannotChangeError, TransientError."""
+        """Say something anew of a volume. Raises InvalidRecordError, NotInCatalogError, CannotChangeError, DeniedByPolicyError,
+        TransientError.
+        """
         made = read_answer(await self._ask(command_of(volume, body)))
         await self._show(made)
         return made
@@ -99,6 +101,8 @@ def read_answer(body: bytes) -> Revised:
         raise NotInCatalogError(message, hint=hint)
     if code in STANDING:
         raise CannotChangeError(message, code=code, hint=hint)
+    if code == DeniedByPolicyError.code:
+        raise DeniedByPolicyError(message, hint=hint)
     if code == "invalid_request":
         raise InvalidRecordError(message, hint=hint)
     raise TransientError(message or "the converter can't do it now", hint=hint or "try again; the converter's log says more")

@@ -32,7 +32,7 @@ def furnish(settings: ConverterSettings) -> Rooms:
     gates, rules = read_policy(settings.quality_policy), Policy.read(settings.policy)
     rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, gates, rules)
     register(rooms)
-    answer_revisions(bus, objects, rooms.policy)
+    answer_revisions(bus, objects, rooms.policy, rooms.rules)
     answer_previews(bus, settings)
     return rooms
 

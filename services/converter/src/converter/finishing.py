@@ -10,7 +10,6 @@ from converter.digesting import Sums, sum_of, sums_said, volume_digest
 from converter.gates import judged
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
-from converter.publication import hold_of, under_rules
 from converter.quality_policy import QualityPolicy
 from converter.reading import Stop
 from converter.recording import (
@@ -30,6 +29,7 @@ from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
 from emporter_runtime.policy.judging import Policy
+from emporter_runtime.policy.publishing import hold_of, under_rules
 
 STANDARD = QualityPolicy()
 NO_RULES = Policy()
@@ -78,7 +78,7 @@ def finish_volume(
     }
     kept = {key: _kept(objects, key, data) for key, data in documents.items()}
     record = _recorded(kept[storage.record(volume, revision)], seen)
-    _hold(objects, record)
+    _hold(objects, record, purpose)
     planned = next(v for v in fetch_plan.volumes if v.volume == volume)
     group = group_document(plan, planned, record.metadata.technical.statistics or seen.statistics)
     digest = volume_digest(entered, arrays, seen.occupancy)
@@ -120,9 +120,9 @@ def _recorded(kept: bytes, seen: Seen) -> MetadataRecord:
     return record
 
 
-def _hold(objects: Objects, record: MetadataRecord) -> None:
+def _hold(objects: Objects, record: MetadataRecord, purpose: str) -> None:
     """Before the commit, so that a revision that is held is current at no time. What the written record says counts."""
-    hold = hold_of(record)
+    hold = hold_of(record, purpose)
     if hold is not None:
         objects.create_sync(storage.VOLUMES, storage.hold(record.volume, record.revision), json_bytes(hold))
 

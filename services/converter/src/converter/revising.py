@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from converter.correcting import Described, corrected, group_bytes, provenance_bytes, read_described
@@ -25,6 +26,9 @@ from emporter_runtime.errors import ConflictError
 from emporter_runtime.jobstore import now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects, json_bytes
+from emporter_runtime.policy.errors import PolicyDeniedError
+from emporter_runtime.policy.judging import Policy
+from emporter_runtime.policy.publishing import hold_of_correction, require_allowed, under_rules
 from emporter_runtime.runs import last_generation
 from emporter_runtime.sharing import claims_of
 
@@ -32,13 +36,24 @@ FRESH = timedelta(minutes=10)
 """How long a claim may still be committed. Removal counts on a claim for a day, so that clocks may differ by hours."""
 
 Claims = Mapping[int, StoredRequest]
+NO_RULES = Policy()
+Tell = Callable[[MetadataRecord, StoredRequest], Awaitable[None]]
+"""Who is told what rules said of a revision: its record with their decisions, and the claim."""
+
 log = get_logger(__name__)
 
 
-async def revise(objects: Objects, command: ReviseVolume, policy: QualityPolicy) -> Revised:
+async def to_nobody(record: MetadataRecord, claim: StoredRequest) -> None:
+    """Where no catalog listens."""
+
+
+async def revise(
+    objects: Objects, command: ReviseVolume, policy: QualityPolicy, rules: Policy = NO_RULES, tell: Tell = to_nobody
+) -> Revised:
     """Commit what `command` says as a revision that shows the arrays of an earlier one, unless the volume says it already.
 
-    Raises RefusedError: `unknown_volume`, `conflict` where somebody else was faster, `running`, `removed`, `read_in_place`.
+    Raises RefusedError: `unknown_volume`, `conflict` where somebody else was faster, `running`, `removed`, `read_in_place`;
+    PolicyDeniedError where one of `rules` refuses: then nothing is written.
     """
     ref = VolumeRef.parse(command.volume)
     job = job_of(ref.volume)
@@ -47,7 +62,7 @@ async def revise(objects: Objects, command: ReviseVolume, policy: QualityPolicy)
         committed(objects, ref.volume), removed(objects, ref.volume), held(objects, ref.volume)
     )
     _check_known(ref, known, gone)
-    await _finish_others(objects, ref.volume, claims, known | gone, policy)
+    await _finish_others(objects, ref.volume, claims, known | gone, policy, rules)
     base = _base(ref, known - gone, holds)
     commit = await read_commit(objects, ref.volume, base)
     assert commit is not None
@@ -63,24 +78,22 @@ async def revise(objects: Objects, command: ReviseVolume, policy: QualityPolicy)
     )
     number = max({*claims, *known, *gone}) + 1
     before = await _described(objects, ref.volume, base)
-    if corrected(before, change, number, policy, held=base in holds) is None:
-        return Revised(volume=ref.volume, revision=base, revises=base, existing=True)
-    claim = StoredRequest(
-        request=IngestRequest.model_validate(before.provenance["request"]),
-        event_id=uuid.uuid4().hex,
-        received_at=change.at,
-        revising=change,
-    )
+    after = corrected(before, change, number, policy, held=base in holds)
+    if after is None:
+        return await _said(objects, Revised(volume=ref.volume, revision=base, revises=base, existing=True))
+    claim = _claim_for(change, before, claims.get(base))
+    await _require_allowed(after.record, claim, rules, tell)
     await _claim(objects, job, number, claim)
-    await finish(objects, number, claim, policy)
+    await finish(objects, number, claim, policy, rules)
+    await tell((await _described(objects, ref.volume, number)).record, claim)
     log.info("revised", volume=ref.volume, revision=number, revises=base, by=command.by)
-    return Revised(volume=ref.volume, revision=number, revises=base)
+    return await _said(objects, Revised(volume=ref.volume, revision=number, revises=base))
 
 
-async def finish(objects: Objects, number: int, claim: StoredRequest, policy: QualityPolicy) -> Commit:
+async def finish(objects: Objects, number: int, claim: StoredRequest, policy: QualityPolicy, rules: Policy = NO_RULES) -> Commit:
     """Write and commit what a claim says; whoever does it again, or at the same time, commits the same.
 
-    Raises RefusedError where the claim is too old, or what it changes was removed meanwhile.
+    Raises RefusedError where the claim is too old, or what it changes was removed meanwhile; PolicyDeniedError.
     """
     change = claim.revising
     assert change is not None
@@ -91,11 +104,13 @@ async def finish(objects: Objects, number: int, claim: StoredRequest, policy: Qu
     base = await read_commit(objects, volume, change.revises)
     if base is None:
         raise RefusedError(f"{volume}@r{change.revises} is not committed", code="unknown_volume", hint=f"emporter show {volume}")
-    is_held = change.revises in await held(objects, volume)
-    after = corrected(await _described(objects, volume, change.revises), change, number, policy, held=is_held)
+    before, hold = await _described(objects, volume, change.revises), await _held(objects, volume, change.revises)
+    after = corrected(before, change, number, policy, held=hold is not None)
     assert after is not None
-    kept = await _written(objects, volume, number, after)
-    await _hold(objects, MetadataRecord.model_validate_json(kept[storage.record(volume, number)]), change)
+    judged = replace(after, record=under_rules(after.record, claim.request, rules, claim.purpose))
+    kept = await _written(objects, volume, number, judged)
+    record = MetadataRecord.model_validate_json(kept[storage.record(volume, number)])
+    await _hold(objects, hold_of_correction(record, before.record, hold, rules, claim.purpose))
     commit = Commit(
         volume=volume,
         revision=number,
@@ -121,15 +136,17 @@ def _check_known(ref: VolumeRef, known: set[int], gone: set[int]) -> None:
         raise RefusedError(f"{ref} was removed", code="removed", hint=f"emporter show {ref.volume}")
 
 
-async def _finish_others(objects: Objects, volume: str, claims: Claims, ended: set[int], policy: QualityPolicy) -> None:
+async def _finish_others(
+    objects: Objects, volume: str, claims: Claims, ended: set[int], policy: QualityPolicy, rules: Policy
+) -> None:
     """A change that somebody else has begun is finished before anything is built upon the volume."""
     for number, claim in sorted(claims.items()):
         change = claim.revising
         if change is None or change.volume != volume or number in ended or now() - claim.received_at > FRESH:
             continue
         try:
-            await finish(objects, number, claim, policy)
-        except RefusedError as error:
+            await finish(objects, number, claim, policy, rules)
+        except (RefusedError, PolicyDeniedError) as error:
             log.info("claim_left", volume=volume, revision=number, reason=error.message)
             continue
         raise _conflict(volume, f"{change.by} is just setting it (r{number})")
@@ -166,6 +183,26 @@ async def _check_can_change(objects: Objects, commit: Commit, claims: Claims) ->
         )
 
 
+async def _require_allowed(record: MetadataRecord, claim: StoredRequest, rules: Policy, tell: Tell) -> None:
+    """Before anything is written. Raises PolicyDeniedError."""
+    try:
+        require_allowed(record, claim.request, rules, claim.purpose)
+    except PolicyDeniedError as denied:
+        await tell(record.model_copy(update={"decisions": (denied.decision,)}), claim)
+        raise
+
+
+def _claim_for(change: Revising, before: Described, claimed: StoredRequest | None) -> StoredRequest:
+    """The claim of a correction: for the purpose that what it changes was claimed for."""
+    return StoredRequest(
+        request=IngestRequest.model_validate(before.provenance["request"]),
+        event_id=uuid.uuid4().hex,
+        received_at=change.at,
+        purpose=claimed.purpose if claimed is not None else "",
+        revising=change,
+    )
+
+
 async def _claim(objects: Objects, job: str, number: int, claim: StoredRequest) -> None:
     key = storage.request(job, number)
     if await objects.put_json(storage.RAW, key, claim):
@@ -200,14 +237,21 @@ async def _written(objects: Objects, volume: str, number: int, after: Described)
     return documents
 
 
-async def _hold(objects: Objects, record: MetadataRecord, change: Revising) -> None:
-    """Before the commit: a gate that fails now, and every rule that held what is changed. Rules are lifted by people only."""
-    body = await objects.find(storage.VOLUMES, storage.hold(record.volume, change.revises))
-    rules = Hold.model_validate_json(body).rules if body is not None else ()
-    gates = tuple(g.gate for g in record.metadata.quality.gates if g.verdict == "fail") if record.metadata.quality.held else ()
-    if gates or rules:
-        hold = Hold(volume=record.volume, revision=record.revision, gates=gates, held_at=change.at, rules=rules)
-        await objects.put_json(storage.VOLUMES, storage.hold(record.volume, record.revision), hold)
+async def _hold(objects: Objects, hold: Hold | None) -> None:
+    """Before the commit, so that a correction that is held is current at no time."""
+    if hold is not None:
+        await objects.put_json(storage.VOLUMES, storage.hold(hold.volume, hold.revision), hold)
+
+
+async def _held(objects: Objects, volume: str, revision: int) -> Hold | None:
+    body = await objects.find(storage.VOLUMES, storage.hold(volume, revision))
+    return None if body is None else Hold.model_validate_json(body)
+
+
+async def _said(objects: Objects, made: Revised) -> Revised:
+    """With what keeps it from becoming current."""
+    hold = await _held(objects, made.volume, made.revision)
+    return made if hold is None else made.model_copy(update={"held_by": (*hold.gates, *hold.rules)})
 
 
 def _conflict(volume: str, what: str) -> RefusedError:

@@ -23,7 +23,8 @@ def routes(corrections: Corrections, guard: WriteGuard) -> Routes:
             """Say something anew of a volume whose voxels stay: `{"voxel_size_nm": [40, 4, 4], "reason": "…"}`.
 
             Makes a revision that shows the arrays of the current one, in seconds whatever its size; 200 where the volume says all
-            of it already. `<volume>@r<N>` is refused (409) once another revision is current.
+            of it already. `<volume>@r<N>` is refused (409) once another revision is current. Rules of publication are asked as of
+            an ingest: 403 `policy_denied`, or `held_by` with what keeps it from becoming current.
             """
             guard.check(request)
             ref = VolumeRef.parse(volume)

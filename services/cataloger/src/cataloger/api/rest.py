@@ -15,7 +15,14 @@ from starlette.responses import Response
 from cataloger.api import stream, tables
 from cataloger.api.parameters import VolumeFilters, VolumeList
 from cataloger.citations import MEDIA_TYPES, Format, written
-from cataloger.errors import AlreadyThereError, InvalidQueryError, NotAuthorizedError, NotInCatalogError, WriteRefusedError
+from cataloger.errors import (
+    AlreadyThereError,
+    DeniedByPolicyError,
+    InvalidQueryError,
+    NotAuthorizedError,
+    NotInCatalogError,
+    WriteRefusedError,
+)
 from cataloger.feed import Feed
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
@@ -34,7 +41,8 @@ RETRY_SECONDS = "5"
 
 Routes = Callable[[FastAPI], None]
 STATUS: dict[type[EmporterError], int] = {
-    NotInCatalogError: 404, AlreadyThereError: 409, WriteRefusedError: 403, NotAuthorizedError: 401, TransientError: 503,
+    NotInCatalogError: 404, AlreadyThereError: 409, WriteRefusedError: 403, DeniedByPolicyError: 403, NotAuthorizedError: 401,
+    TransientError: 503,
 }  # fmt: skip
 """Of our errors; any other is the asker's, 400."""
 HEADERS: dict[int, dict[str, str]] = {503: {"Retry-After": RETRY_SECONDS}, 401: {"WWW-Authenticate": "Bearer"}}
