@@ -1,0 +1,1 @@
+"""What tests across several packages stand on, and no single package could hold."""
