@@ -1,18 +1,20 @@
-"""Committing volumes that are read where they lie: registration, record and provenance first, then the commit, then the fact."""
+"""Committing volumes that are read where they lie: registration, record and provenance first, a hold where a rule says so, then
+the commit, then the fact.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import IngestRequest
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.events import VolumeComplete
 from emporter_contracts.ids import VolumeRef, job_of
-from emporter_contracts.plans import Commit
+from emporter_contracts.plans import Commit, Hold
 from emporter_contracts.records import MetadataRecord
 from emporter_contracts.registrations import PREFIX, Registration
 from emporter_runtime.bus import Bus
@@ -20,43 +22,89 @@ from emporter_runtime.commits import committed, removed
 from emporter_runtime.jobstore import now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects, json_bytes
+from emporter_runtime.policy.errors import PolicyDeniedError
+from emporter_runtime.policy.facts import Asker
+from emporter_runtime.policy.judging import Judgement, Policy
+from emporter_runtime.policy.publishing import hold_of, under_rules
+from emporter_runtime.policy.saying import say
+
+NO_RULES = Policy()
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Registering:
-    """One volume to be committed; its revision is chosen when it is. `request` is the ingest that would copy it."""
+    """One volume to be committed; its revision is chosen when it is. `request` is the ingest that would copy it, `purpose` what
+    rules were told it is for.
+    """
 
     registration: Registration
     record: MetadataRecord
     request: IngestRequest
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One volume that is there; `existing` where it was before, unchanged."""
+    """One volume that is there; `existing` where it was before, unchanged. `held_by`: rules that keep it from being current."""
 
     ref: VolumeRef
     existing: bool
+    held_by: tuple[str, ...] = ()
 
 
-async def register(objects: Objects, bus: Bus, wanted: Sequence[Registering], *, anew: bool) -> list[Registered]:
+async def register(
+    objects: Objects,
+    bus: Bus,
+    wanted: Sequence[Registering],
+    *,
+    anew: bool,
+    rules: Policy = NO_RULES,
+    purpose: str = "",
+) -> list[Registered]:
     """Commit every one of `wanted`, and say so on the bus. One that is registered as it is now is left as it is, unless `anew`.
 
-    Raises RefusedError where the name is another volume's.
+    Raises RefusedError where the name is another volume's, PolicyDeniedError where a rule of publication refuses one: then none
+    is committed.
     """
     standing = [await _standing(objects, one.registration) for one in wanted]
-    found = []
+    judged: list[tuple[VolumeRef, Registering | None]] = []
     for one, (before, revisions) in zip(wanted, standing, strict=True):
         if before is not None and not anew and _same(before, one.registration):
-            ref, existing = VolumeRef(before.volume, before.revision), True
+            judged.append((VolumeRef(before.volume, before.revision), None))
         else:
-            ref, existing = await commit(objects, one, max(revisions, default=0) + 1), False
+            ref = VolumeRef(one.registration.volume, max(revisions, default=0) + 1)
+            judged.append((ref, await _judged(bus, one, ref, rules, purpose)))
+    found = []
+    for ref, new in judged:
+        assert ref.revision is not None
+        if new is not None:
+            await commit(objects, new, ref.revision)
         # Said again where it was before: whoever was killed between commit and fact comes here.
         await _say(objects, bus, ref)
-        found.append(Registered(ref, existing))
+        found.append(Registered(ref, new is None, await _held_by(objects, ref)))
     return found
+
+
+async def _judged(bus: Bus, one: Registering, ref: VolumeRef, rules: Policy, purpose: str) -> Registering:
+    """With what the rules of publication say of it, logged and told. Raises PolicyDeniedError."""
+    assert ref.revision is not None
+    asker = Asker.of(one.request, purpose)
+    about = ("publication", asker, job_of(ref.volume), ref.revision, ref.volume)
+    try:
+        record = under_rules(one.record.model_copy(update={"revision": ref.revision}), one.request, rules, asker.purpose)
+    except PolicyDeniedError as denied:
+        await say(bus, rules, Judgement((denied.decision,)), *about)
+        raise
+    await say(bus, rules, Judgement(record.decisions), *about)
+    return replace(one, record=record, purpose=asker.purpose)
+
+
+async def _held_by(objects: Objects, ref: VolumeRef) -> tuple[str, ...]:
+    assert ref.revision is not None
+    body = await objects.find(storage.VOLUMES, storage.hold(ref.volume, ref.revision))
+    return () if body is None else Hold.model_validate_json(body).rules
 
 
 async def say_again(objects: Objects, bus: Bus) -> int:
@@ -111,11 +159,21 @@ async def commit(objects: Objects, one: Registering, revision: int) -> VolumeRef
     await objects.put(storage.VOLUMES, storage.registration(volume, revision), json_bytes(registration))
     await objects.put(storage.VOLUMES, storage.record(volume, revision), json_bytes(record))
     await objects.put(storage.VOLUMES, storage.provenance(volume, revision), _provenance(one, revision))
+    await _hold(objects, hold_of(record, one.purpose), registration)
     point = Commit(volume=volume, revision=revision, digest=digest_of(registration), job=job_of(volume), committed_at=now())
     if not await objects.create(storage.VOLUMES, storage.commit(volume, revision), json_bytes(point)):
         raise RefusedError(f"{volume} is being registered by somebody else", code="conflict", hint="look at it: emporter volumes")
     log.info("registered", volume=volume, revision=revision, root=registration.root)
     return VolumeRef(volume, revision)
+
+
+async def _hold(objects: Objects, hold: Hold | None, registration: Registration) -> None:
+    """Before the commit; what a registration that was killed left there is nobody's either."""
+    key = storage.hold(registration.volume, registration.revision)
+    if hold is not None:
+        await objects.put(storage.VOLUMES, key, json_bytes(hold))
+    elif await objects.exists(storage.VOLUMES, key):
+        await objects.delete(storage.VOLUMES, [key])
 
 
 def _provenance(one: Registering, revision: int) -> bytes:

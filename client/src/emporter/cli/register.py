@@ -46,7 +46,7 @@ def register_in_place(
     """Serve an array where it lies: a row in the catalog and a volume like any other, and not a voxel is copied.
 
     A source that changes afterwards is refused (409), never mixed. emporter rm takes the volume away, never the source; emporter
-    ingest VOLUME copies it in.
+    ingest VOLUME copies it in. Rules of publication are asked as of an ingest.
     """
     import asyncio
 
@@ -64,10 +64,13 @@ def register_in_place(
     )
     found = asyncio.run(_register(wanted, stack, anew=force))
     if json:
-        showing.print_json([{"ref": str(one.ref), "volume": one.ref.volume, "existing": one.existing} for one in found])
+        rows = [{"ref": str(r.ref), "volume": r.ref.volume, "existing": r.existing, "held_by": r.held_by} for r in found]
+        showing.print_json(rows)
         return
     for one in found:
         print(f"{one.ref}{' (registered before, unchanged; --force makes a new revision)' if one.existing else ''}")
+        if one.held_by:
+            print(f"held by {', '.join(one.held_by)}: not current until an operator says so (emporter release {one.ref})")
 
 
 async def _register(wanted: Wanted, stack: str | None, *, anew: bool) -> list[Registered]:
@@ -75,6 +78,7 @@ async def _register(wanted: Wanted, stack: str | None, *, anew: bool) -> list[Re
     from emporter_runtime.bus import Bus
     from emporter_runtime.logging import configure_logging
     from emporter_runtime.objects import Objects
+    from emporter_runtime.policy.judging import Policy
     from emporter_runtime.registering import register as commit
     from emporter_runtime.roots import RootSettings
 
@@ -82,10 +86,11 @@ async def _register(wanted: Wanted, stack: str | None, *, anew: bool) -> list[Re
     settings = operator_settings(stack)
     given = operator_environment(stack)
     roots = RootSettings.model_validate({key.removeprefix("EMPORTER_").lower(): text for key, text in given.items()})
+    rules, purpose = Policy.read(settings.policy), options.connection(stack).purpose
     wanted_volumes = await look(wanted, roots if given else RootSettings())
     bus = Bus(settings, "register")
     await bus.broker.connect()
     try:
-        return await commit(Objects.open(settings), bus, wanted_volumes, anew=anew)
+        return await commit(Objects.open(settings), bus, wanted_volumes, anew=anew, rules=rules, purpose=purpose)
     finally:
         await bus.broker.stop()
