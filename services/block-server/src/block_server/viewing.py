@@ -67,17 +67,23 @@ def _segmentation(volume: OpenVolume, base: str) -> dict[str, Any]:
 
 
 def _origin(volume: OpenVolume) -> tuple[float, ...]:
-    """Where the first voxel lies, in voxels z, y, x: as OME-Zarr says it, or by the whole offset that precomputed has."""
+    """Where the centre of the first voxel lies, in voxels z, y, x."""
     finest = volume.levels[0]
-    if volume.watch is not None:
-        return volume.record.metadata.core.source_origin
     return tuple(t / s for t, s in zip(finest.translation, finest.scale, strict=True))
 
 
-def _source(volume: OpenVolume, base: str) -> str:
+def _source(volume: OpenVolume, base: str) -> str | dict[str, Any]:
     if volume.watch is not None:
-        return f"precomputed://{base}/precomputed/{volume.ref}"
+        return {"url": f"precomputed://{base}/precomputed/{volume.ref}", "transform": _transform(volume)}
     return f"zarr3://{base}/zarr/{volume.ref}.ome.zarr/"
+
+
+def _transform(volume: OpenVolume) -> dict[str, Any]:
+    """From precomputed, where voxel i of an axis lies from i to i + 1 and the first is a whole number, to where voxels lie."""
+    first = volume.record.metadata.core.source_origin
+    moved = [at - index - 0.5 for at, index in zip(_origin(volume), first, strict=True)]
+    matrix = [[float(row == column) for column in range(3)] + [by] for row, by in enumerate(reversed(moved))]
+    return {"matrix": matrix, "outputDimensions": _dimensions(volume)}
 
 
 def _contrast(volume: OpenVolume) -> list[float]:

@@ -126,7 +126,8 @@ def _known(volume: OpenVolume) -> dict[str, Any]:
     finest, core = volume.levels[0], volume.record.metadata.core
     size = volume.voxel_size_nm(finest)
     facts = [finest.dtype.name, core.role, f"{_nm(size)} nm/voxel", ", ".join(caveat.code for caveat in volume.record.caveats)]
-    return {"ref": str(volume.ref), "facts": " · ".join(fact for fact in facts if fact), "voxel_size_nm": size}
+    said = " · ".join(fact for fact in facts if fact)
+    return {"ref": str(volume.ref), "facts": said, "voxel_size_nm": size, "managed": volume.record.managed}
 
 
 def _shown(volume: OpenVolume) -> dict[str, Any]:
@@ -172,10 +173,8 @@ def _row(ref: VolumeRef, record: MetadataRecord | None) -> str:
     shape = ", ".join(map(str, core.volume_shape or ()))
     state = "<br>".join(filter(None, (html.escape(str(record.status)), verdict_cell(record))))
     cells = (shape, core.data_type or "", _nm(core.voxel_size_nm), _licence(record), core.description)
-    links = (
-        f'<a href="v1/volumes/{name}">metadata</a> · <a href="zarr/{name}.ome.zarr/zarr.json">Zarr</a> · '
-        f'<a href="view/{name}?plain">slices</a>'
-    )
+    stored = "" if not record.managed else f'<a href="zarr/{name}.ome.zarr/zarr.json">Zarr</a> · '
+    links = f'<a href="v1/volumes/{name}">metadata</a> · {stored}<a href="view/{name}?plain">slices</a>'
     return (
         f"<tr>{picture}{link}<td>{state}</td>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
