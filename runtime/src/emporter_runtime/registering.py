@@ -91,13 +91,13 @@ async def _judged(bus: Bus, one: Registering, ref: VolumeRef, rules: Policy, pur
     """With what the rules of publication say of it, logged and told. Raises PolicyDeniedError."""
     assert ref.revision is not None
     asker = Asker.of(one.request, purpose)
-    about = ("publication", asker, job_of(ref.volume), ref.revision, ref.volume)
+    about = (asker, job_of(ref.volume), ref.revision, ref.volume)
     try:
         record = under_rules(one.record.model_copy(update={"revision": ref.revision}), one.request, rules, asker.purpose)
     except PolicyDeniedError as denied:
-        await say(bus, rules, Judgement((denied.decision,)), *about)
+        await say(bus, rules, Judgement((denied.decision,)), "publication", *about)
         raise
-    await say(bus, rules, Judgement(record.decisions), *about)
+    await say(bus, rules, Judgement(record.decisions), "publication", *about)
     return replace(one, record=record, purpose=asker.purpose)
 
 

@@ -15,6 +15,7 @@ from cataloger.curation import Curation
 from cataloger.database import Database, migrated
 from cataloger.feed import Feed
 from cataloger.handlers import register
+from cataloger.holds import Holds
 from cataloger.intake import Intake
 from cataloger.openlineage import Backend, LineageSender
 from cataloger.policy import Policies
@@ -42,7 +43,8 @@ async def serve(settings: CatalogerSettings) -> None:
     sender = Sender(database, post, LineageSender(database, lineage))
     removals = Removals(database, objects, intake)
     catalog = Catalog(database, settings.catalog_url, settings.blocks_url)
-    policies = Policies(database, catalog, Policy.read(settings.policy))
+    policy = Policy.read(settings.policy)
+    policies, holds = Policies(database, catalog, policy), Holds(database, objects, intake, policy)
     bus = Bus(settings, service="cataloger")
     register(bus, intake, catalog)
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
@@ -63,6 +65,7 @@ async def serve(settings: CatalogerSettings) -> None:
                 await policies.remember()
                 async with bus.running(), asyncio.TaskGroup() as tasks:
                     tasks.create_task(sender.send_for_ever())
+                    tasks.create_task(holds.sweep_for_ever(settings.sweep_seconds))
                     await removals.sweep_for_ever(settings.sweep_seconds)
             finally:
                 feed.close()

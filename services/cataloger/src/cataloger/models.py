@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, Index, Integer, Text
+from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, Index, Integer, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -85,12 +85,15 @@ class Revision(Base):
     """Entered by an outside script, not made by a job of ours."""
     removed_at: Mapped[datetime | None]
     held: Mapped[bool] = mapped_column(Boolean, default=False)
-    """Committed, but kept from becoming current by a quality gate."""
+    """Committed, but kept from becoming current by a quality gate or a rule of the policy."""
     record: Mapped[dict[str, Any]] = mapped_column(json_type())
     problems: Mapped[list[str]] = mapped_column(json_type())
     """What the record's JSON Schema has against it; empty where it is valid."""
 
-    __table_args__ = (Index("ix_revisions_job", "job"),)
+    __table_args__ = (
+        Index("ix_revisions_job", "job"),
+        Index("ix_revisions_held", "volume", "revision", postgresql_where=text("held"), sqlite_where=text("held = 1")),
+    )
 
 
 class Volume(Base):
