@@ -50,7 +50,7 @@ def link(
             return await _signed(client, volume, place, seconds, budget)
         if client.connection.token:
             print("these need your token; --expires 7d makes links for tools that send none", file=sys.stderr)
-        return lines_of((await client.volume(volume)).info, place)
+        return _said((await client.volume(volume)).info, place)
 
     lines = with_client(stack, ask)
     if json:
@@ -75,11 +75,22 @@ async def _signed(client: AsyncClient, volume: str, place: Index3 | None, second
     through = replace(client.connection, blocks=client.connection.blocks + prefix, token="")
     async with AsyncClient(through) as linked:
         info = (await linked.volume(signed["volumes"][0])).info
-    return {**lines_of(info, place), "expires": signed["expires_at"]}
+    return {**_said(info, place), "expires": signed["expires_at"]}
+
+
+def _said(info: Mapping[str, Any], place: Index3 | None) -> Mapping[str, str]:
+    """The lines; what is not among them is told beside."""
+    lines = lines_of(info, place)
+    if why := left_out(info):
+        print(why, file=sys.stderr)
+    return lines
 
 
 def lines_of(info: Mapping[str, Any], at: Index3 | None) -> dict[str, str]:
-    """What each tool is given, by its name; `info` is the answer of /v1/volumes/{v}, `at` voxels z, y, x. Raises MistakeError."""
+    """What each tool that can open it is given, by its name; `info` is the answer of /v1/volumes/{v}, `at` voxels z, y, x.
+
+    Raises MistakeError.
+    """
     from emporter.errors import MistakeError
 
     shape = info["shape"]
@@ -88,15 +99,41 @@ def lines_of(info: Mapping[str, Any], at: Index3 | None) -> dict[str, str]:
             f"--at {','.join(map(str, at))} lies outside {info['ref']}", hint=f"its shape is {','.join(map(str, shape))} (z,y,x)"
         )
     links = info["links"]
-    zarr = links["zarr"].removesuffix("/zarr.json").rstrip("/")
+    lines = {"page": links["view"] + _fragment(at)}
+    if links["zarr"] is not None:
+        return lines | _of_zarr(links["zarr"])
+    return lines | ({} if links["precomputed"] is None else _of_precomputed(links["precomputed"]))
+
+
+def left_out(info: Mapping[str, Any]) -> str:
+    """Which tools are given no line, and why; empty where all are."""
+    if info["links"]["zarr"] is not None:
+        return ""
+    why = f"{info['ref']} is read where it lies and has no OME-Zarr here, so there are no lines for napari and Fiji"
+    how = f"emporter ingest {info['volume']} copies it in"
+    if info["links"]["precomputed"] is not None:
+        return f"{why}; {how}"
+    lacking = f"knows no {info['dtype']}" if None not in info["voxel_size_nm"] else "needs its voxel size, which nobody knows"
+    return f"{why}; none for Neuroglancer, webKnossos and tensorstore either, as precomputed {lacking}; {how}"
+
+
+def _of_zarr(zarr: str) -> dict[str, str]:
     store = f'{{"driver": "zarr3", "kvstore": "{zarr}/0/"}}'
     return {
-        "page": links["view"] + _fragment(at),
         "neuroglancer": f"zarr3://{zarr}/",
         "napari": f"napari --plugin napari-ome-zarr {zarr}",
         "fiji": f"{zarr}  (File > Import > HDF5/N5/Zarr/OME-NGFF…, paste the address)",
         "webknossos": f"{zarr}  (Add Dataset > Add Remote Dataset, paste the address)",
         "tensorstore": f"tensorstore.open({store}).result()",
+    }
+
+
+def _of_precomputed(precomputed: str) -> dict[str, str]:
+    store = f'{{"driver": "neuroglancer_precomputed", "kvstore": "{precomputed}/"}}'
+    return {
+        "neuroglancer": f"precomputed://{precomputed}",
+        "webknossos": f"{precomputed}  (Add Dataset > Add Remote Dataset, paste the address)",
+        "tensorstore": f"tensorstore.open({store}).result()  # axes x, y, z, channel",
     }
 
 

@@ -23,6 +23,7 @@ from block_server.faults import problems
 from block_server.queries import VOLUME, documented
 from block_server.rooms import find_pinned, rooms_of
 from emporter_contracts.geometry import Box, Index3
+from emporter_contracts.records import Core
 
 router = APIRouter(tags=["precomputed"])
 
@@ -110,6 +111,11 @@ def scales(volume: OpenVolume) -> list[tuple[Level, Index3]]:
             z, y, x = (at // factor for at, factor in zip(origin, level.factor, strict=True))
             found.append((level, (z, y, x)))
     return found
+
+
+def is_sayable(core: Core) -> bool:
+    """Whether a volume can be said in precomputed."""
+    return core.data_type in DTYPES and None not in core.voxel_size_nm
 
 
 def _check(volume: OpenVolume) -> None:

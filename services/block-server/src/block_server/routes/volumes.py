@@ -11,6 +11,7 @@ from block_server.arrays import Level, OpenVolume
 from block_server.faults import problems
 from block_server.queries import VOLUME, ListQuery, asked, documented
 from block_server.rooms import base_url, find, rooms_of
+from block_server.routes.precomputed import is_sayable
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.ids import VolumeRef, is_volume_id
 from emporter_contracts.plans import Caveat, Licence, Role
@@ -28,15 +29,17 @@ class Body(BaseModel):
 
 
 class Links(Body):
-    """All pinned to the revision they stand beside, but `current`."""
+    """All pinned to the revision they stand beside, but `current`. Null where the volume can't be read so: one that is read where
+    it lies has no Zarr here, and precomputed needs lengths along every axis and a dtype it knows.
+    """
 
     self: str
     current: str
     block: str
     blocks: str
-    zarr: str
-    zarr2: str
-    precomputed: str
+    zarr: str | None
+    zarr2: str | None
+    precomputed: str | None
     view: str
     catalog: str | None = None
 
@@ -149,17 +152,18 @@ async def volume(request: Request) -> Response:
     return not_modified(headers) if unchanged(request, tag) else Response(body, headers=headers, media_type="application/json")
 
 
-def links(request: Request, ref: VolumeRef) -> Links:
-    """Where everything about one pinned revision is."""
+def links(request: Request, ref: VolumeRef, record: MetadataRecord | None) -> Links:
+    """Where everything about one pinned revision is; all that could be, where its record can't be read."""
     base, catalog = base_url(request), rooms_of(request).settings.catalog_url.rstrip("/")
+    stored, sayable = record is None or record.managed, record is None or is_sayable(record.metadata.core)
     return Links(
         self=f"{base}/v1/volumes/{ref}",
         current=f"{base}/v1/volumes/{ref.volume}",
         block=f"{base}/v1/volumes/{ref}/block",
         blocks=f"{base}/v1/volumes/{ref}/blocks",
-        zarr=f"{base}/zarr/{ref}.ome.zarr",
-        zarr2=f"{base}/zarr2/{ref}.ome.zarr",
-        precomputed=f"{base}/precomputed/{ref}",
+        zarr=f"{base}/zarr/{ref}.ome.zarr" if stored else None,
+        zarr2=f"{base}/zarr2/{ref}.ome.zarr" if stored else None,
+        precomputed=f"{base}/precomputed/{ref}" if sayable else None,
         view=f"{base}/view/{ref}",
         catalog=f"{catalog}/v1/volumes/{ref.volume}" if catalog else None,
     )
@@ -178,7 +182,7 @@ def _summary(request: Request, ref: VolumeRef, record: MetadataRecord | None) ->
         voxel_size_nm=None if core is None else core.voxel_size_nm,
         role=None if core is None else core.role,
         description=None if core is None else core.description,
-        links=links(request, ref),
+        links=links(request, ref, record),
     )
 
 
@@ -212,7 +216,7 @@ def _info(request: Request, volume: OpenVolume, labels: list[str]) -> VolumeInfo
         licence=record.licence,
         citation=list(record.citation),
         caveats=list(record.caveats),
-        links=links(request, volume.ref),
+        links=links(request, volume.ref, record),
     )
 
 
