@@ -217,6 +217,7 @@ def _judgement(quality: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     from emporter.cli import showing
+    from emporter.cli.corrections import corrections
 
     core, technical, provenance = (record["metadata"][part] for part in ("core", "technical", "provenance"))
     said_by = [who or "nobody" for who in provenance["voxel_size"]["said_by"]]
@@ -239,6 +240,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("sha256", technical["sha256"] or "?"))
     facts.extend(_judgement(record["metadata"]["quality"]))
     facts.extend(_rules(record))
+    facts.extend(corrections(record))
     licence = record["licence"]
     facts.append(("licence", licence["spdx"] or licence["url"] or licence["text"] or "unknown"))
     facts.extend(("citation", text) for text in record["citation"])
