@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from emporter_contracts import storage
-from emporter_contracts.ids import job_of
+from emporter_contracts.ids import VolumeRef, job_of
 from emporter_contracts.plans import StoredRequest
 from emporter_runtime.commits import committed, read_commit, removed
 from emporter_runtime.jobstore import now
@@ -14,6 +14,9 @@ from emporter_runtime.objects import Objects
 
 PENDING = timedelta(hours=24)
 """How long a claim without its commit keeps the arrays it would show. Nobody commits one that is older than a few minutes."""
+
+COMMITTABLE = timedelta(hours=1)
+"""How long a claim is taken for one that is about to be committed. Whoever commits has ten minutes; clocks may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,22 @@ async def claims_of(objects: Objects, job: str) -> dict[int, StoredRequest]:
         if revision is not None and body is not None:
             found[revision] = StoredRequest.model_validate_json(body)
     return found
+
+
+async def corrected_since(objects: Objects, job: str, revision: int) -> VolumeRef | None:
+    """A correction, committed or about to be, that the voxels a run of `revision` has yet to commit would come below.
+
+    Current is the highest number: such voxels would be there, and nobody would be shown them.
+    """
+    for number, claim in sorted((await claims_of(objects, job)).items()):
+        change = claim.revising
+        if number <= revision or change is None or await read_commit(objects, change.volume, revision) is not None:
+            continue
+        if number in await removed(objects, change.volume):
+            continue
+        if now() - claim.received_at < COMMITTABLE or await read_commit(objects, change.volume, number) is not None:
+            return VolumeRef(change.volume, number)
+    return None
 
 
 async def arrays_of(objects: Objects, volume: str, revision: int) -> int:

@@ -104,6 +104,9 @@ async def finish(objects: Objects, number: int, claim: StoredRequest, policy: Qu
     base = await read_commit(objects, volume, change.revises)
     if base is None:
         raise RefusedError(f"{volume}@r{change.revises} is not committed", code="unknown_volume", hint=f"emporter show {volume}")
+    # A run that was retried meanwhile would make voxels that are never current; of the two, one sees the other.
+    claims = await claims_of(objects, base.job)
+    await _check_not_running(objects, base, {n: c for n, c in claims.items() if n < number})
     before, hold = await _described(objects, volume, change.revises), await _held(objects, volume, change.revises)
     after = corrected(before, change, number, policy, held=hold is not None)
     assert after is not None
@@ -176,6 +179,10 @@ async def _check_can_change(objects: Objects, commit: Commit, claims: Claims) ->
         raise RefusedError(
             f"{volume} is read where it lies", code="read_in_place", hint="emporter register --force with what is right"
         )
+    await _check_not_running(objects, commit, claims)
+
+
+async def _check_not_running(objects: Objects, commit: Commit, claims: Claims) -> None:
     latest = max((number for number, claim in claims.items() if claim.revising is None), default=0)
     if latest > commit.arrays_of and (await last_generation(objects, commit.job, latest))[1] is None:
         raise RefusedError(

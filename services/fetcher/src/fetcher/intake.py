@@ -20,6 +20,7 @@ from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects
 from emporter_runtime.policy.judging import Policy
 from emporter_runtime.runs import last_generation
+from emporter_runtime.sharing import corrected_since
 from fetcher.policy import RequestRules
 
 Planner = Callable[[IngestRequest, str, int], Awaitable[FetchPlan]]
@@ -91,10 +92,27 @@ class Intake:
         if await self._objects.exists(storage.RAW, storage.expired(job, status.revision)):
             hint = "what it had done was cleaned up; ingest it again with --force fetch"
             raise RefusedError(f"job {job} ended too long ago", code="expired", hint=hint)
+        await self._require_newest(job, status.revision)
         claim = (await self.claims(job))[status.revision]
         started = await self._jobs.begin(job, claim.request, status.revision, status.generation + 1)
+        try:
+            # Whoever corrects looks for a run after the correction is claimed, so of two at once one sees the other.
+            await self._require_newest(job, status.revision)
+        except RefusedError:
+            await self._jobs.cancel(job)
+            raise
         await self._order_plan(started)
         return _accepted(started, existing=False)
+
+    async def _require_newest(self, job: str, revision: int) -> None:
+        """Raises RefusedError where a correction has a higher number: what a run of this one makes would never be current."""
+        correction = await corrected_since(self._objects, job, revision)
+        if correction is not None:
+            raise RefusedError(
+                f"{correction} corrected what was there before r{revision} was done: voxels of r{revision} would stay below it",
+                code="superseded",
+                hint="ingest it again with --force convert: what is fetched is not fetched again; then set again what was set",
+            )
 
     async def cancel(self, job: str) -> Accepted:
         """End a run; queued commands are taken back as far as possible. Raises RefusedError."""
