@@ -50,6 +50,15 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, st
         yield house, text
 
 
+@pytest.fixture
+def told(closed: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> tuple[House, str]:
+    """The closed house, whose address and token the environment names."""
+    house, text = closed
+    monkeypatch.setenv("EMPORTER_BLOCKS_URL", house.url)
+    monkeypatch.setenv("EMPORTER_TOKEN", text)
+    return house, text
+
+
 def test_a_client_sends_its_token_and_without_one_is_told_what_to_do(closed: tuple[House, str]):
     house, text = closed
     with emporter.Client(house.url) as client, pytest.raises(RefusedByServiceError) as refused:
@@ -107,11 +116,9 @@ def link_lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str,
 
 
 def test_signed_lines_work_in_tools_that_send_nothing(
-    closed: tuple[House, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    told: tuple[House, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    house, text = closed
-    monkeypatch.setenv("EMPORTER_BLOCKS_URL", house.url)
-    monkeypatch.setenv("EMPORTER_TOKEN", text)
+    house, text = told
     lines = link_lines(capsys, "mine", "--at", "1,2,3", "--expires", "7d")
     assert set(lines) == {"page", "neuroglancer", "napari", "fiji", "webknossos", "tensorstore", "expires"}
     for name in set(lines) - {"expires"}:
@@ -130,12 +137,8 @@ def test_signed_lines_work_in_tools_that_send_nothing(
     assert httpx.get(lines["page"].replace("/view/mine@r1", "/view/theirs@r1")).status_code == 403
 
 
-def test_lines_that_are_not_signed_say_that_they_need_a_token(
-    closed: tuple[House, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    house, text = closed
-    monkeypatch.setenv("EMPORTER_BLOCKS_URL", house.url)
-    monkeypatch.setenv("EMPORTER_TOKEN", text)
+@pytest.mark.usefixtures("told")
+def test_lines_that_are_not_signed_say_that_they_need_a_token(capsys: pytest.CaptureFixture[str]):
     assert run(["link", "mine"]) == 0
     said = capsys.readouterr()
     assert "/s/" not in said.out
@@ -151,12 +154,8 @@ def test_a_time_or_budget_written_otherwise_is_a_mistake(
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_a_link_may_be_given_a_budget(
-    closed: tuple[House, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    house, text = closed
-    monkeypatch.setenv("EMPORTER_BLOCKS_URL", house.url)
-    monkeypatch.setenv("EMPORTER_TOKEN", text)
+@pytest.mark.usefixtures("told")
+def test_a_link_may_be_given_a_budget(capsys: pytest.CaptureFixture[str]):
     lines = link_lines(capsys, "mine", "--expires", "1h", "--budget", "20kB/month")
     box = lines["page"].replace("/view/mine@r1", "/v1/volumes/mine@r1/block")
     assert [httpx.get(box).status_code for _ in range(2)] == [200, 429]

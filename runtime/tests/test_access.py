@@ -150,7 +150,8 @@ def test_a_file_of_tokens_has_no_token_in_it_and_is_its_owners(tmp_path: Path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert read_tokens(file).tokens == (token,)
     assert Tokens(file).known(text) == token
-    for wrong in ("", text[:-1], text + "x", text.upper(), text.replace(token.id, "00000000"), f"{text}\n"):
+    of_another_secret = text[:-1] + ("A" if text[-1] != "A" else "B")
+    for wrong in ("", text[:-1], text + "x", text.upper(), text.replace(token.id, "00000000"), f"{text}\n", of_another_secret):
         assert Tokens(file).known(wrong) is None
 
 
@@ -202,15 +203,14 @@ def test_a_link_says_what_was_signed():
     assert keys.read(keys.sign(link)) == link
 
 
-@given(at=st.integers(0, 10**6), char=st.characters(codec="ascii"))
-def test_a_link_of_which_any_character_differs_is_refused(at: int, char: str):
+@given(char=st.characters(codec="ascii"))
+def test_a_link_of_which_any_character_differs_is_refused(char: str):
     keys = LinkKeys([NEW])
     text = keys.sign(Link((REF,), 2_000_000))
-    at %= len(text)
-    if text[at] == char:
-        return
-    with pytest.raises(LinkRefusedError):
-        keys.read(text[:at] + char + text[at + 1 :])
+    for at in range(len(text)):
+        if text[at] != char:
+            with pytest.raises(LinkRefusedError):
+                keys.read(text[:at] + char + text[at + 1 :])
 
 
 def test_a_secret_can_be_replaced_while_its_links_hold():
