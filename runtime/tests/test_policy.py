@@ -193,11 +193,12 @@ def test_rules_that_name_the_volume_wait_for_the_plan() -> None:
         "{name: purpose, at: [request], when: 'request.purpose == \"\"', then: deny}",
         "{name: licence, at: [request], when: '!volume.licence_known', then: deny}",
     )
-    arrived = of_request(Asker(source="idr", source_id="1"), None, NOW)
+    asker = Asker(source="idr", source_id="1")
+    arrived = of_request(asker, None, NOW)
     assert [d.rule for d in policy.at_arrival(arrived).decisions] == ["purpose"]
     unknown, known = (a_plan(), a_plan(Licence(spdx="CC0-1.0", known=True)))
-    assert [d.rule for d in policy.at_plan([of_plan(unknown, unknown.volumes[0], ASKER, None, NOW)]).decisions] == ["licence"]
-    assert policy.at_plan([of_plan(known, known.volumes[0], ASKER, None, NOW)]).decisions == ()
+    assert [d.rule for d in policy.at_plan([of_plan(unknown, unknown.volumes[0], asker, None, NOW)]).decisions] == ["licence"]
+    assert policy.at_plan([of_plan(known, known.volumes[0], asker, None, NOW)]).decisions == ()
 
 
 def test_every_rule_speaks_once_of_a_plan_of_many_volumes() -> None:
