@@ -37,7 +37,7 @@ THUMBNAIL = 160
 """Pixels of the longer side that a thumbnail needs not exceed where a level is small enough."""
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
-    "frame-src 'self'"
+    "frame-src 'self'; form-action 'none'"
 )
 HTML: dict[int | str, dict[str, Any]] = {200: {"description": "A page", "content": {"text/html": {}}}}
 
