@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -59,22 +60,24 @@ def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Archive:
-    """Files of an archive that arrive unit by unit."""
+    """Files of an archive that arrive unit by unit, in the order of `paths`; as a volume they stand in the order of their names."""
 
     def __init__(self, objects: Objects, paths: list[Path]) -> None:
         self._objects = objects
         self._data = [path.read_bytes() for path in paths]
         files = [FileSource(path.name, path) for path in paths]
-        found = discover(files, Hints())[0]
+        by_name = sorted(range(len(paths)), key=lambda n: paths[n].name)
+        found = discover([files[n] for n in by_name], Hints())[0]
+        held_as = tuple(by_name[n] for n in found.objects)
         volume = PlannedVolume(
-            volume="url-brain", name="brain", format=found.format, objects=found.objects, select=found.select, axes=found.axes,
+            volume="url-brain", name="brain", format=found.format, objects=held_as, select=found.select, axes=found.axes,
             shape=found.shape, dtype=found.dtype, voxel_size=VoxelSize(), role="image", source_shape=found.shape,
         )  # fmt: skip
         held = tuple(
             PlannedObject(path=path.name, url=path.name, location=Segments(origin=f"o{n}"), bytes=len(self._data[n]), version="1")
             for n, path in enumerate(paths)
         )
-        run = run_of(open_volume([files[n] for n in found.objects], found), volume, OUTPUT)
+        run = run_of(open_volume([files[n] for n in held_as], found), volume, OUTPUT)
         self.request = run.request
         self.fetch: FetchPlan = run.fetch.model_copy(update={"objects": held})
         self.conversion: ConversionPlan = with_readiness(
@@ -103,7 +106,12 @@ def slices(folder: Path, voxels: NDArray[Any]) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("stored_as", [one_file, slices])
+def slices_of_which_the_first_come_late(folder: Path, voxels: NDArray[Any]) -> list[Path]:
+    paths = slices(folder, voxels)
+    return paths[8:32] + paths[:8] + paths[32:]
+
+
+@pytest.mark.parametrize("stored_as", [one_file, slices, slices_of_which_the_first_come_late])
 def test_whenever_a_task_is_said_to_be_ready_all_its_voxels_are_there(objects: Objects, tmp_path: Path, stored_as: Any) -> None:
     voxels = tissue(SHAPE)
     archive = Archive(objects, stored_as(tmp_path, voxels))
@@ -156,12 +164,16 @@ def test_a_plan_of_earlier_software_waits_for_the_manifest() -> None:
     assert ready_tasks(plan, 10**9) == 0
 
 
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=5000).map(sorted))
-def test_steps_are_few_never_too_early_and_end_with_all_tasks(needed: list[int]) -> None:
+@given(tasks=st.integers(1, 5 * STEPS), units=st.integers(1, 10 * STEPS), seed=st.integers(0, 2**32))
+@example(tasks=STEPS + 1, units=10**6, seed=0)
+@example(tasks=5 * STEPS, units=10**6, seed=0)
+def test_steps_are_few_never_too_early_and_end_with_all_tasks(tasks: int, units: int, seed: int) -> None:
+    dice = random.Random(seed)
+    needed = sorted(dice.randint(1, units) for _ in range(tasks))
     found = thinned(needed)
     assert len(found) <= STEPS + 1
     assert found[-1] == (needed[-1], len(needed))
-    assert all(max(needed[:tasks]) <= units for units, tasks in found)
+    assert all(needed[ready - 1] <= stored for stored, ready in found)
     assert list(found) == sorted(found)
 
 
