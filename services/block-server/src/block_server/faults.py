@@ -52,15 +52,24 @@ def answer_faults(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
+GATED = (401, 403, 429)
+"""What the gate may answer on any route: a token is demanded, is not for this, or is spent (decisions/0014)."""
+OF_A_VOLUME = (403, 451)
+"""What the operator's rules may answer (docs/policy.md) where a volume is looked for, which is where one may be gone (410)."""
+
+
 def _described(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document without its own 422, which we say as 400, and with the schema of a problem."""
+    """FastAPI's document without its own 422, which we say as 400, with the schema of a problem and what any route may refuse."""
     schemas = document["components"]["schemas"]
     for gone in ("HTTPValidationError", "ValidationError"):
         schemas.pop(gone, None)
     schemas["Problem"] = Problem.model_json_schema()
     for path in document["paths"].values():
         for operation in path.values():
-            operation["responses"].pop("422", None)
+            answers = operation["responses"]
+            answers.pop("422", None)
+            for status, problem_said in problems(*GATED, *(OF_A_VOLUME if "410" in answers else ())).items():
+                answers.setdefault(str(status), problem_said)
     return document
 
 

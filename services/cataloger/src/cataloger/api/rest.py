@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from cataloger.api import stream, tables
 from cataloger.api.parameters import VolumeFilters, VolumeList
+from cataloger.api.refusals import tell_refusals
 from cataloger.citations import MEDIA_TYPES, Format, written
 from cataloger.errors import (
     AlreadyThereError,
@@ -69,6 +70,7 @@ def build(
     _tables(app, catalog)
     for add in more:
         add(app)
+    tell_refusals(app)
     return app
 
 
