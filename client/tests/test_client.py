@@ -281,3 +281,34 @@ def test_a_watch_survives_a_bus_that_is_killed(stack: RunningStack, file: Path) 
         frozen.resume()
         states = [state.state for state in watching if isinstance(state, JobStatus)]
     assert states[-1] == "complete"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_watch_that_is_cancelled_as_news_arrive_ends(tmp_path: Path, turns: int) -> None:
+    """Whatever the event loop did of the news when the cancellation came."""
+    news: asyncio.Queue[JobStatus | Progress] = asyncio.Queue()
+    seen: list[Any] = []
+
+    class Known(BusClient):
+        async def status(self, job: str) -> JobStatus:
+            return a_status(1, job=job)
+
+    bus = Known(Connection("a test", "nats://nowhere:1", None, None, "", ""))
+
+    async def watch() -> None:
+        async for state in bus._newer("j", news):
+            seen.append(state)  # noqa: PERF401  # each as it comes: the test waits for the first
+
+    watching = asyncio.create_task(watch())
+    while not seen:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    news.put_nowait(a_status(2))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    watching.cancel()
+    done, _ = await asyncio.wait({watching}, timeout=1)
+    watching.cancel()
+    assert done
+    assert watching.cancelled()

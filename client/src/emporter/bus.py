@@ -115,7 +115,8 @@ class BusClient:
         yield last
         while last.state.running:
             try:
-                said: JobStatus | Progress | None = await asyncio.wait_for(news.get(), QUIET_SECONDS)
+                async with asyncio.timeout(QUIET_SECONDS):
+                    said: JobStatus | Progress | None = await news.get()
             except TimeoutError:
                 said = await self._asked_again(job)
             if isinstance(said, Progress):

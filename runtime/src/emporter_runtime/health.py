@@ -50,7 +50,8 @@ def health_app(checks: dict[str, Check]) -> Starlette:
 
 async def _passes(check: Check) -> bool:
     try:
-        return await asyncio.wait_for(check(), READY_TIMEOUT)
+        async with asyncio.timeout(READY_TIMEOUT):
+            return await check()
     except Exception as error:  # noqa: BLE001  # whatever a check raises, the answer is the same: not ready
         log.warning("check_failed", error=repr(error))
         return False

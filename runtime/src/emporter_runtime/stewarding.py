@@ -128,7 +128,8 @@ class Steward:
             next_due = min([sweep_at, *self._due.values()])
             self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.05, next_due - asyncio.get_running_loop().time()))
+                async with asyncio.timeout(max(0.05, next_due - asyncio.get_running_loop().time())):
+                    await self._wake.wait()
 
     async def _turn(self, job: str) -> None:
         """One look; trouble with the bus or the store leaves the job to the next sweep, never changes it."""

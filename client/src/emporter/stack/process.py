@@ -87,7 +87,8 @@ class StackProcess:
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), self.spec.grace)
+            async with asyncio.timeout(self.spec.grace):
+                await process.wait()
         except TimeoutError:
             self.kill()
             await process.wait()

@@ -80,7 +80,8 @@ class Admission:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((wanted, turn))
         try:
-            await asyncio.wait_for(turn, self._wait_seconds)
+            async with asyncio.timeout(self._wait_seconds):
+                await turn
         except TimeoutError:
             if turn.done() and not turn.cancelled():  # admitted in the same moment
                 return

@@ -48,7 +48,8 @@ class Removals:
     async def look_briefly(self, volume: str) -> None:
         """`look` for a reader: a store that is down or slow is no reason not to answer."""
         try:
-            await asyncio.wait_for(self.look(volume), LOOK_SECONDS)
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self.look(volume)
         except (EmporterError, TimeoutError) as error:
             log.info("tombstones_unknown", volume=volume, error=repr(error))
 

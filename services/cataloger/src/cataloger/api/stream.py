@@ -26,7 +26,8 @@ async def changes(job: str, feed: Feed, read: Read, keep_alive: float) -> AsyncI
         while status.state.running:
             pause = min(LOOK_SECONDS, keep_alive)
             try:
-                heard = await asyncio.wait_for(coming.get(), pause)
+                async with asyncio.timeout(pause):
+                    heard = await coming.get()
             except TimeoutError:
                 heard = await read(job)
             if heard is None:
