@@ -3,15 +3,12 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from cataloger.database import Database
-from cataloger.testing import postgres_binaries, postgres_server
+from cataloger.testing import create_database, drop_database, postgres_binaries, postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +30,17 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres_url: str) -> str:
     """The name of a database that is a catalog without a row."""
-    asyncio.run(_say(postgres_url, "CREATE DATABASE migrated"))
-    asyncio.run(_migrate(f"{postgres_url}/migrated"))
-    return "migrated"
+    url = asyncio.run(create_database(postgres_url))
+    asyncio.run(_migrate(url))
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture
 async def postgres_database_url(postgres_url: str) -> AsyncIterator[str]:
     """An empty database of its own."""
-    async with _database(postgres_url, "template1") as url:
-        yield url
+    url = await create_database(postgres_url)
+    yield url
+    await drop_database(url)
 
 
 @pytest.fixture
@@ -61,25 +59,11 @@ async def sqlite(sqlite_database_url: str, migrated_sqlite: Path, tmp_path: Path
 
 @pytest.fixture
 async def postgres(postgres_url: str, migrated_postgres: str) -> AsyncIterator[Database]:
-    async with _database(postgres_url, migrated_postgres) as url:
-        database = Database.open(url)
-        yield database
-        await database.close()
-
-
-@asynccontextmanager
-async def _database(postgres_url: str, template: str) -> AsyncIterator[str]:
-    """The URL of a copy of `template`, gone afterwards: hundreds of them take minutes to remove at the end."""
-    name = f"test_{uuid4().hex}"
-    await _say(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield f"{postgres_url}/{name}"
-    await _say(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def _say(postgres_url: str, statement: str) -> None:
-    connection = await asyncpg.connect(f"{postgres_url}/postgres".replace("+asyncpg", ""))
-    await connection.execute(statement)
-    await connection.close()
+    url = await create_database(postgres_url, migrated_postgres)
+    database = Database.open(url)
+    yield database
+    await database.close()
+    await drop_database(url)
 
 
 async def _migrate(url: str) -> None:

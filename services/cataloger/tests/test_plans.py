@@ -1,7 +1,11 @@
 """PostgreSQL can answer what is asked often from an index."""
 
+import asyncio
+
 import pytest
 
+from cataloger.database import Database
+from cataloger.testing import create_database
 from cataloger.testing_builders import a_status, at
 from cataloger.testing_plans import plans_of
 from cataloger.testing_world import World
@@ -9,6 +13,29 @@ from emporter_contracts.commands import CatalogQuery
 
 # A few rows are always read fastest from end to end; whether an index could answer is what is asked here.
 NO_SCANS = ("enable_seqscan = off",)
+
+
+@pytest.fixture(scope="module")
+def forty_url(postgres_url: str, migrated_postgres: str) -> str:
+    """A catalog of forty volumes, which is only read."""
+
+    async def filled() -> str:
+        url = await create_database(postgres_url, migrated_postgres)
+        database = Database.open(url)
+        world = World(database)
+        for n in range(40):
+            await world.hear(a_status(job=f"idr-{n}", created_at=at(n)))
+        await database.close()
+        return url
+
+    return asyncio.run(filled())
+
+
+@pytest.fixture
+async def forty(forty_url: str):
+    database = Database.open(forty_url)
+    yield database
+    await database.close()
 
 
 @pytest.mark.parametrize(
@@ -29,11 +56,9 @@ NO_SCANS = ("enable_seqscan = off",)
         ({"where": ("metadata.core.axes=zyx",)}, "search_by_record"),
     ],
 )
-async def test_a_question_is_answered_from_an_index(postgres, query, index):
-    world = World(postgres)
-    for n in range(40):
-        await world.hear(a_status(job=f"idr-{n}", created_at=at(n)))
-    plans = await plans_of(postgres, world.catalog.volumes(CatalogQuery(**query)), settings=(*NO_SCANS, *_only(query)))
+async def test_a_question_is_answered_from_an_index(forty, query, index):
+    asked = World(forty).catalog.volumes(CatalogQuery(**query))
+    plans = await plans_of(forty, asked, settings=(*NO_SCANS, *_only(query)))
     assert index in {i for plan in plans for i in plan.indexes}
 
 

@@ -13,6 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
 
 DEBIAN = "/usr/lib/postgresql"
 """Where Debian keeps the servers of each major version, outside PATH."""
@@ -58,6 +61,25 @@ def postgres_server() -> Iterator[str]:
             server.send_signal(signal.SIGINT)  # "fast": it waits for no client that was left connected
             server.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def create_database(server: str, template: str = "template1") -> str:
+    """The URL of a new database on `server`, a copy of the one named `template`, to which nobody may be connected."""
+    name = f"test_{uuid4().hex}"
+    await _say(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return f"{server}/{name}"
+
+
+async def drop_database(url: str) -> None:
+    """At once: hundreds that are left to the end of a server take minutes to remove."""
+    server, _, name = url.rpartition("/")
+    await _say(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _say(server: str, statement: str) -> None:
+    connection = await asyncpg.connect(f"{server}/postgres".replace("+asyncpg", ""))
+    await connection.execute(statement)
+    await connection.close()
 
 
 def _spawn(binaries: Path, folder: Path, port: int, user: str | None) -> subprocess.Popen[bytes]:
