@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from block_server.testing import House, house_on
 from emporter.registering import Wanted, look
@@ -27,9 +26,8 @@ from emporter_contracts.ids import VolumeRef
 from emporter_runtime.registering import commit
 from emporter_runtime.roots import RootSettings
 from emporter_runtime.testing import file_store
+from emporter_testing.browsing import SOFTWARE_WEBGL, browsing
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 SHAPE = (20, 30, 40)
 SIZE_NM = (40.0, 8.0, 8.0)
 ZOOM = 4
@@ -91,12 +89,8 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Show
 
 @pytest.fixture(scope="module")
 def browser(volumes: dict[str, Shown]) -> Iterator[Browser]:  # made first: Playwright keeps a running loop
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=GRAPHICS)
+    with browsing(*SOFTWARE_WEBGL) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,14 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from block_server.testing import Made, house_on
 from emporter_contracts.ids import VolumeRef
 from emporter_runtime.access_links import Link, LinkKeys
 from emporter_runtime.testing import file_store
+from emporter_testing.browsing import SOFTWARE_WEBGL, browsing
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 SECRET = "s" * 40
 
 
@@ -35,12 +33,8 @@ def linked(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=GRAPHICS)
+    with browsing(*SOFTWARE_WEBGL) as browser:
         yield browser.new_page()
-        browser.close()
 
 
 def watched(page: Page) -> dict[str, int]:

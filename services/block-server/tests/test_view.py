@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,19 +15,12 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from block_server.testing import House, Made, house_on
 from emporter_runtime.testing import file_store
+from emporter_testing.browsing import SOFTWARE_WEBGL, browsing, faultless_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SWIFTSHADER = [
-    "--no-sandbox",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 ZOOM = 4
 """Pixels of a voxel."""
 
@@ -80,22 +72,14 @@ def test_an_empty_store_says_so(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWIFTSHADER)
+    with browsing(*SOFTWARE_WEBGL) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    page.close()
-    assert faults == []
+    with faultless_page(browser) as page:
+        yield page
 
 
 def pixels(page: Page, axis: str, slice_url: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, Request, expect, sync_playwright
+from playwright.sync_api import Page, Request, expect
 
 from block_server.testing import Made, house_on
 from emporter_contracts.ids import VolumeRef
 from emporter_runtime.access_links import Link, LinkKeys
 from emporter_runtime.testing import file_store
+from emporter_testing.browsing import browsing, faultless_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECRET = "s" * 40
 TOKEN = "emt_for-everything"
 
@@ -78,16 +77,8 @@ def linked(tmp_path: Path, catalog: str) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
+    with browsing() as browser, faultless_page(browser) as page:
         yield page
-        browser.close()
-        assert faults == []
 
 
 @pytest.mark.browser
