@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from emporter.cli import setting
 from emporter.cli.catalog import _describe
 from emporter.cli.corrections import corrections
+from emporter.cli.main import run
 from emporter_contracts.ids import record_uuid
 from emporter_contracts.jobs import JobState
 from emporter_contracts.records import Metadata, MetadataRecord, Provenance
-from emporter_contracts.revisions import Correction
+from emporter_contracts.revisions import Correction, Revised
 
 AT = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 
@@ -64,3 +66,15 @@ def test_what_a_stranger_wrote_can_not_write_on_the_terminal() -> None:
         revises=1, arrays=1, by="a\x1b[31m", reason="b\x07\x9b", at=AT, before={"name": "\x1b]0;x"}, after={"name": "ok"}
     )
     assert all(line.isprintable() for pair in corrections(shown(nasty)) for line in pair)
+
+
+def test_set_says_who_holds_what_it_made_and_how_that_is_released(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Revised(volume="epfl-brain", revision=2, revises=1, held_by=("coarse", "lossy"))
+    monkeypatch.setattr(setting, "with_client", lambda *_: made)
+    assert run(["set", "epfl-brain", "--name", "x"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "epfl-brain@r2: the voxels of r1, corrected"
+    assert second.startswith("held by coarse, lossy: ")
+    assert "emporter release epfl-brain@r2" in second
