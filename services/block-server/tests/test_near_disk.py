@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import google_crc32c
 import httpx
 import numpy as np
 import pytest
@@ -63,6 +64,27 @@ def counted(url: str, name: str) -> float:
 def copies(folder: Path) -> list[Path]:
     there = [path for path in (folder / OWN).rglob("*") if path.is_file() and path.name != ".lock"]
     return [path for path in there if not path.name.endswith((CHECKSUM, PART))]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: body(path) for path in copies(folder)}
+
+
+def checksums(folder: Path) -> dict[Path, bytes]:
+    """What is written beside every copy."""
+    return {path: body(path.with_name(path.name + CHECKSUM)) for path in copies(folder)}
+
+
+def body(path: Path) -> bytes:
+    """Empty for what is just being given up."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def crc(copy: bytes) -> bytes:
+    return bytes(google_crc32c.Checksum(copy).hexdigest())
 
 
 def removed(objects: Objects, made: Made) -> None:
@@ -147,13 +169,13 @@ def test_a_revision_of_the_same_name_with_other_voxels_never_gets_its_copies(far
 def test_a_damaged_copy_is_never_served(far: StoreSettings, tmp_path: Path, damage: str, when: str):
     def spoil() -> None:
         for path in copies(tmp_path):
-            body = bytearray(path.read_bytes())
-            body[len(body) // 2] ^= 1
+            spoiled = bytearray(path.read_bytes())
+            spoiled[len(spoiled) // 2] ^= 1
             match damage:
                 case "cut":
-                    path.write_bytes(body[:1000])
+                    path.write_bytes(spoiled[:1000])
                 case "flipped":
-                    path.write_bytes(body)
+                    path.write_bytes(spoiled)
                 case "emptied":
                     path.write_bytes(b"")
                 case "gone":
@@ -170,6 +192,7 @@ def test_a_damaged_copy_is_never_served(far: StoreSettings, tmp_path: Path, dama
         for _ in range(2):
             whole(house.url, made)
         until(lambda: len(copies(tmp_path)) == 8)
+        before = contents(tmp_path)
         if when == "between two runs":
             stack.close()
             spoil()
@@ -178,7 +201,9 @@ def test_a_damaged_copy_is_never_served(far: StoreSettings, tmp_path: Path, dama
             spoil()
         for _ in range(4):
             whole(house.url, made)
-        until(lambda: len(copies(tmp_path)) == 8)  # made again
+        until(lambda: contents(tmp_path) == before)  # made again
+        if when == "between two runs":
+            until(lambda: checksums(tmp_path) == {path: crc(copy) for path, copy in before.items()})
 
 
 def test_two_processes_do_not_share_a_folder(far: StoreSettings, tmp_path: Path):
