@@ -14,7 +14,6 @@ from emporter_contracts.revisions import Revised, ReviseVolume
 from emporter_runtime.bus import Bus, Delivery
 from emporter_runtime.commits import read_commit
 from emporter_runtime.objects import Objects
-from emporter_runtime.plans import required
 from emporter_runtime.policy.facts import Asker
 from emporter_runtime.policy.judging import Judgement, Policy
 from emporter_runtime.policy.saying import say
@@ -26,12 +25,17 @@ def answer_revisions(bus: Bus, objects: Objects, policy: QualityPolicy, rules: P
     @bus.answer(subjects.VOLUME_REVISE, queue="converter")
     async def on_revise(command: ReviseVolume, _: Delivery) -> Revised:
         made = await revise(objects, command, policy, rules, tell)
-        commit = required(await read_commit(objects, made.volume, made.revision), "the commit")
-        run = JobCommand(job=commit.job, revision=made.revision, generation=1)
-        # Said again where it was there before: whoever was killed between commit and fact asks once more.
-        await say_complete(bus, run, made.volume, commit.digest)
+        if made.existing:
+            # Said again: whoever was killed between commit and fact asks once more.
+            await say_committed(made.volume, made.revision)
         return made
 
     async def tell(record: MetadataRecord, claim: StoredRequest) -> None:
         asker, judgement = Asker.of(claim.request, claim.purpose), Judgement(record.decisions)
         await say(bus, rules, judgement, "publication", asker, job_of(record.volume), record.revision, record.volume)
+        await say_committed(record.volume, record.revision)
+
+    async def say_committed(volume: str, revision: int) -> None:
+        commit = await read_commit(objects, volume, revision)
+        if commit is not None:
+            await say_complete(bus, JobCommand(job=commit.job, revision=revision, generation=1), volume, commit.digest)

@@ -38,7 +38,7 @@ FRESH = timedelta(minutes=10)
 Claims = Mapping[int, StoredRequest]
 NO_RULES = Policy()
 Tell = Callable[[MetadataRecord, StoredRequest], Awaitable[None]]
-"""Who is told what rules said of a revision: its record with their decisions, and the claim."""
+"""Who is told of each revision that was committed here, or refused by rules: its record with their decisions, and the claim."""
 
 log = get_logger(__name__)
 
@@ -62,7 +62,7 @@ async def revise(
         committed(objects, ref.volume), removed(objects, ref.volume), held(objects, ref.volume)
     )
     _check_known(ref, known, gone)
-    await _finish_others(objects, ref.volume, claims, known | gone, policy, rules)
+    await _finish_others(objects, ref.volume, claims, known | gone, policy, rules, tell)
     base = _base(ref, known - gone, holds)
     commit = await read_commit(objects, ref.volume, base)
     assert commit is not None
@@ -140,7 +140,7 @@ def _check_known(ref: VolumeRef, known: set[int], gone: set[int]) -> None:
 
 
 async def _finish_others(
-    objects: Objects, volume: str, claims: Claims, ended: set[int], policy: QualityPolicy, rules: Policy
+    objects: Objects, volume: str, claims: Claims, ended: set[int], policy: QualityPolicy, rules: Policy, tell: Tell
 ) -> None:
     """A change that somebody else has begun is finished before anything is built upon the volume."""
     for number, claim in sorted(claims.items()):
@@ -152,6 +152,7 @@ async def _finish_others(
         except (RefusedError, PolicyDeniedError) as error:
             log.info("claim_left", volume=volume, revision=number, reason=error.message)
             continue
+        await tell((await _described(objects, volume, number)).record, claim)
         raise _conflict(volume, f"{change.by} is just setting it (r{number})")
 
 
