@@ -28,17 +28,19 @@ def test_an_endless_chunk_is_refused_not_held(place: Place) -> None:
     assert "larger than" in answer.json()["title"]
 
 
-def test_a_source_that_is_away_is_503_and_serves_again_when_it_is_back(place: Place) -> None:
+@pytest.mark.parametrize("away", [("0.0.0",), ("0.0.0", ".zarray")], ids=["a chunk", "all of it"])
+def test_a_source_that_is_away_is_503_and_serves_again_when_it_is_back(place: Place, away: tuple[str, ...]) -> None:
     voxels = noise()
-    root = arrays.put(place.web, "/away", arrays.zarr2(voxels, separator="."))
+    folder = f"/away-{len(away)}"
+    root = arrays.put(place.web, folder, arrays.zarr2(voxels, separator="."))
     ref = place.register(f"zarr://{root}")
-    for path in ("/away/0.0.0", "/away/.zarray"):
-        place.web.always(path, Status(500))
+    for name in away:
+        place.web.always(f"{folder}/{name}", Status(500))
     answer = place.block(ref, (0, 0, 0), (8, 8, 8))
     assert (answer.status_code, answer.json()["code"]) == (503, "source_unreachable")
     assert answer.headers["retry-after"]
-    for path in ("/away/0.0.0", "/away/.zarray"):
-        place.web.always(path, None)
+    for name in away:
+        place.web.always(f"{folder}/{name}", None)
     np.testing.assert_array_equal(place.box(ref, (0, 0, 0), (8, 8, 8)), voxels[:8, :8, :8])
 
 

@@ -142,7 +142,7 @@ async def test_each_refusal_has_its_status_and_keeps_its_words(sqlite, code: str
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"by": "ada"}, {"voxel_size": [1, 1, 1]}, {"voxel_size_nm": [0, 1, 1]}, {"voxel_size_nm": [1e9, 1, 1]}, {"citation": []},
+    [{}, {"by": "ada"}, {"voxel_size": [1, 1, 1]}, {"name": "x", "voxel_size": [1, 1, 1]}, {"voxel_size_nm": [0, 1, 1]}, {"voxel_size_nm": [1e9, 1, 1]}, {"citation": []},
      {"name": "a\nb"}, {"name": "\x00"}, {"licence": " "}, {"offset_nm": [1, 2]}, {"changes": {"name": "x"}}],
 )  # fmt: skip
 async def test_a_body_that_says_nothing_or_nonsense_asks_nobody(sqlite, body: dict[str, Any]) -> None:
