@@ -38,6 +38,7 @@ def test_a_source_that_is_away_is_503_and_serves_again_when_it_is_back(place: Pl
         place.web.always(f"{folder}/{name}", Status(500))
     answer = place.block(ref, (0, 0, 0), (8, 8, 8))
     assert (answer.status_code, answer.json()["code"]) == (503, "source_unreachable")
+    assert str(ref) in answer.json()["title"]
     assert answer.headers["retry-after"]
     for name in away:
         place.web.always(f"{folder}/{name}", None)
