@@ -153,6 +153,20 @@ async def test_the_one_that_was_just_used_is_kept(tmp_path: Path):
     await shards.close()
 
 
+async def test_a_limit_that_was_made_smaller_holds_from_the_start_on(tmp_path: Path):
+    objects = Objects.open(file_store(tmp_path / "store"))
+    for name in "abc":
+        await objects.put(storage.VOLUMES, f"k/{name}", name.encode() * 1000)
+    for limit, read in ((3000, "abcabc"), (2000, "")):
+        shards = NearShards.open(objects, tmp_path / "near", limit)
+        assert shards is not None
+        for name in read:
+            shards.have([(name, f"k/{name}")])
+        await shards.idle()
+        assert (shards.used, len(copies(tmp_path / "near"))) == (limit, limit // 1000)
+        await shards.close()
+
+
 def test_a_revision_of_the_same_name_with_other_voxels_never_gets_its_copies(far: StoreSettings, tmp_path: Path):
     for seed in (1, 2):
         with near(far, tmp_path) as house:
