@@ -52,6 +52,11 @@ def a_tiff(path: Path, voxels: NDArray[Any]) -> Path:
     return path
 
 
+def interruptible() -> None:
+    """In a new process: Ctrl-C counts, as in a terminal's. Whoever runs tests in the background of a shell hands on that it doesn't."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def emporter(stack: RunningStack, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(EMPORTER), *arguments, "--stack", str(stack.dir)], capture_output=True, text=True, check=False, timeout=120, cwd=cwd
@@ -180,7 +185,8 @@ def test_interrupting_a_watch_leaves_the_job_running(stack: RunningStack, tmp_pa
     frozen = stack.freeze("converter")
     try:
         command = [str(EMPORTER), "ingest", str(file), "--watch", "--yes", "--stack", str(stack.dir)]
-        watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        watching = subprocess.Popen(command, preexec_fn=interruptible, **pipes)  # noqa: PLW1509  # it takes no lock
         assert watching.stderr is not None
         while "processing" not in (line := watching.stderr.readline()):
             assert line or watching.poll() is None

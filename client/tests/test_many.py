@@ -131,7 +131,7 @@ def test_what_is_asked_of_a_file_is_asked_of_the_job(stack: RunningStack, server
     words = ("--axes", "zyx", "--role", "labels", "--series", "0", "--store-verify", "full", "--set", "a=1", "--set", "b=x")
     done = emporter(stack, "ingest", url, *words, "--yes", "--watch")
     assert done.returncode == 0, done.stderr
-    record = stack.client().record(done.stdout.strip())
+    record = stack.record(done.stdout.strip())
     assert record["metadata"]["core"]["role"] == "labels"
     assert record["metadata"]["quality"]["verified"] == "full"
 

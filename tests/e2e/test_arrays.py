@@ -66,7 +66,7 @@ def test_openorganelle_keeps_negative_voxels_scale_and_offset(archives: Archives
     em = openorganelle.em()
     assert em.min() < 0
     np.testing.assert_array_equal(archives.voxels(volume, em.shape), em)
-    record = archives.stack.client().record(volume)["metadata"]
+    record = archives.stack.record(volume)["metadata"]
     assert record["core"]["voxel_size_nm"] == [2.96, 4.0, 4.0]
     assert record["provenance"]["voxel_size"]["said_by"] == ["file", "file", "file"]
     assert archives.level(volume, 0) == ([2.96, 4.0, 4.0], [0.0, 0.0, 0.0])
@@ -88,7 +88,7 @@ def test_a_region_fetches_its_chunks_only_and_says_where_it_was_cut(archives: Ar
     _, volume = archives.ingest("openorganelle", openorganelle.DATASET, region=region, force="fetch")
     np.testing.assert_array_equal(archives.voxels(volume, (50, 30, 40)), openorganelle.em()[3:53, 66:96, 5:45])
     assert {path for path in chunks if archives.bucket.sent[path]} == {f"{folder}/s0/0/1/0"}
-    assert archives.stack.client().record(volume)["metadata"]["core"]["source_origin"] == [3, 66, 5]
+    assert archives.stack.record(volume)["metadata"]["core"]["source_origin"] == [3, 66, 5]
     scale, shift = archives.level(volume, 0)
     assert shift == pytest.approx([3 * 2.96, 66 * 4.0, 5 * 4.0])
     assert scale == [2.96, 4.0, 4.0]
@@ -97,7 +97,7 @@ def test_a_region_fetches_its_chunks_only_and_says_where_it_was_cut(archives: Ar
 def test_a_random_crop_of_hemibrain_equals_the_decoders_output_and_is_lossy(archives: Archives) -> None:
     random = RandomRegion(shape=(20, 40, 50), seed=7)
     _, volume = archives.ingest("hemibrain", "em", random_region=random)
-    record = archives.stack.client().record(volume)
+    record = archives.stack.record(volume)
     z, y, x = record["metadata"]["core"]["source_origin"]
     decoder = arrays.decoded(hemibrain.jpeg(), "neuroglancer_precomputed")[..., 0].T
     np.testing.assert_array_equal(archives.voxels(volume, (20, 40, 50)), decoder[z : z + 20, y : y + 40, x : x + 50])
@@ -110,14 +110,14 @@ def test_a_random_crop_of_hemibrain_equals_the_decoders_output_and_is_lossy(arch
 def test_labels_of_hemibrain_are_exact_to_64_bits(archives: Archives) -> None:
     _, volume = archives.ingest("hemibrain", "segmentation")
     np.testing.assert_array_equal(archives.voxels(volume, hemibrain.SHAPE), hemibrain.neurons())
-    assert archives.stack.client().record(volume)["metadata"]["core"]["role"] == "labels"
+    assert archives.stack.record(volume)["metadata"]["core"]["role"] == "labels"
 
 
 def test_dvid_gives_the_same_voxels_without_loss(archives: Archives) -> None:
     region = Region(origin=(10, 20, 30), shape=(33, 44, 55))
     _, volume = archives.ingest("hemibrain", "dvid/grayscale", region=region)
     np.testing.assert_array_equal(archives.voxels(volume, (33, 44, 55)), hemibrain.em()[10:43, 20:64, 30:85])
-    record = archives.stack.client().record(volume)
+    record = archives.stack.record(volume)
     assert "lossy" not in {caveat["code"] for caveat in record["caveats"]}
     assert record["metadata"]["core"]["voxel_size_nm"] == [8.0, 8.0, 8.0]
 
@@ -128,7 +128,7 @@ def test_a_precomputed_volume_with_an_offset_is_asked_for_in_its_own_index(archi
     region = Region(origin=(105, 210, 320), shape=(20, 25, 30))
     _, volume = archives.ingest("url", f"precomputed://{url}", region=region)
     np.testing.assert_array_equal(archives.voxels(volume, (20, 25, 30)), data[5:25, 10:35, 20:50])
-    assert archives.stack.client().record(volume)["metadata"]["core"]["source_origin"] == [105, 210, 320]
+    assert archives.stack.record(volume)["metadata"]["core"]["source_origin"] == [105, 210, 320]
     assert archives.level(volume, 0)[1] == [105 * 40.0, 210 * 8.0, 320 * 8.0]
 
 
@@ -158,7 +158,7 @@ def test_a_folder_of_zarr_is_uploaded_with_its_dotfiles(archives: Archives, tmp_
     assert status.state == JobState.COMPLETE, status.error
     (volume,) = client.volumes_of(status.job)
     np.testing.assert_array_equal(archives.voxels(volume, data.shape), data)
-    assert client.record(volume)["metadata"]["core"]["voxel_size_nm"] == [2.96, 4.0, 4.0]
+    assert archives.stack.record(volume)["metadata"]["core"]["voxel_size_nm"] == [2.96, 4.0, 4.0]
 
 
 def test_a_missing_chunk_is_fill_value_in_the_volume_and_a_caveat_on_it(archives: Archives) -> None:
@@ -169,5 +169,5 @@ def test_a_missing_chunk_is_fill_value_in_the_volume_and_a_caveat_on_it(archives
     expected = data.copy()
     expected[16:32, 16:32, 16:32] = -7
     np.testing.assert_array_equal(archives.voxels(volume, data.shape), expected)
-    (caveat,) = (c for c in archives.stack.client().record(volume)["caveats"] if c["code"] == "chunks_missing")
+    (caveat,) = (c for c in archives.stack.record(volume)["caveats"] if c["code"] == "chunks_missing")
     assert caveat["evidence"].startswith("1 of 36")

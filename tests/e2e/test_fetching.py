@@ -79,7 +79,7 @@ def test_another_chunk_size_downloads_nothing(shared: RunningStack, archive: Fil
     assert first.job != second.job
     assert archive.sent["/once.tif"] - sent < HEADERS < data.nbytes
     np.testing.assert_array_equal(client.block(second.job, (0, 0, 0), data.shape), data)
-    assert client.record(second.job)["metadata"]["technical"]["chunk"] == [3, 32, 32]
+    assert shared.record(second.job)["metadata"]["technical"]["chunk"] == [3, 32, 32]
 
 
 def test_two_fetchers_share_one_job_and_fetch_every_object_once(shared: RunningStack, bucket: S3Server) -> None:

@@ -53,7 +53,7 @@ def test_idr_9846137_comes_out_voxel_for_voxel_with_who_said_what(stack: Running
     (volume,) = client.volumes_of(status.job)
     assert volume == "idr-9846137@r1"
     np.testing.assert_array_equal(client.block(volume, (0, 0, 0), data.shape), data)
-    record = client.record(volume)
+    record = stack.record(volume)
     metadata = record["metadata"]
     assert metadata["core"]["volume_shape"] == [40, 77, 111]
     assert metadata["core"]["voxel_size_nm"] == [20.0, 20.0, 20.0]
@@ -77,7 +77,7 @@ def test_empiar_11759_is_one_volume_of_its_slices_in_their_order(stack: RunningS
     (volume,) = client.volumes_of(status.job)
     np.testing.assert_array_equal(client.block(volume, (0, 0, 0), SHAPE), data)
     np.testing.assert_array_equal(client.block(volume, (3, 5, 7), (9, 60, 50)), data[3:12, 5:65, 7:57])
-    record = client.record(volume)
+    record = stack.record(volume)
     core = record["metadata"]["core"]
     assert core["volume_shape"] == list(SHAPE)
     assert core["voxel_size_nm"] == pytest.approx([50.0, 7.998, 7.998])
@@ -108,7 +108,7 @@ def test_slices_come_by_ftp_while_https_is_down_and_a_killed_fetcher_goes_on(
     status = client.wait(job)
     assert status.state == JobState.COMPLETE, status.error
     np.testing.assert_array_equal(client.block(job, (0, 0, 0), SHAPE), data)
-    assert all(o["url"].startswith("ftp://") for o in client.record(job)["metadata"]["provenance"]["objects"])
+    assert all(o["url"].startswith("ftp://") for o in stack.record(job)["metadata"]["provenance"]["objects"])
 
 
 def test_an_api_that_is_down_is_a_caveat_where_the_file_is_known(stack: RunningStack, archive: FileServer) -> None:
@@ -121,6 +121,6 @@ def test_an_api_that_is_down_is_a_caveat_where_the_file_is_known(stack: RunningS
     for path in down:
         archive.always(path, None)
     assert status.state == JobState.COMPLETE, status.error
-    record = client.record(status.job)
+    record = stack.record(status.job)
     assert {"api_down", "voxel_size_by_user"} <= {c["code"] for c in record["caveats"]}
     assert record["licence"]["spdx"] == "CC-BY-4.0"

@@ -93,7 +93,7 @@ def test_a_url_becomes_a_volume_whose_every_block_is_the_archives(
         np.testing.assert_array_equal(block, data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))])
     assert events(stack, f"convert.volume.complete.{status.job}.*") == {subjects.volume_complete(status.job, 1): 1}
     assert queued(stack) == {"INGEST": 0, "FETCH": 0, "CONVERT": 0}
-    record = client.record(volume)["metadata"]
+    record = stack.record(volume)["metadata"]
     assert record["provenance"]["voxel_size"] == {"nm": [50.0, 8.0, 8.0], "said_by": ["user", "user", "user"]}
 
 
@@ -106,7 +106,7 @@ def test_a_region_is_cut_from_the_archives_own_index_and_says_where(stack: Runni
     client = stack.client()
     (volume,) = client.volumes_of(status.job)
     np.testing.assert_array_equal(client.block(volume, (0, 0, 0), (11, 64, 70)), data[3:14, 10:74, 20:90])
-    assert client.record(volume)["metadata"]["core"]["source_origin"] == [3, 10, 20]
+    assert stack.record(volume)["metadata"]["core"]["source_origin"] == [3, 10, 20]
 
 
 def test_the_same_request_five_times_is_one_run(stack: RunningStack, archive: FileServer, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_a_folder_is_listed_served_copied_in_and_taken_away_without_being_touche
     assert status.state == "complete", status.error
     (copied,) = client.volumes_of(status.job)
     np.testing.assert_array_equal(client.volume(copied)[:], voxels)
-    assert client.record(copied)["metadata"]["core"]["voxel_size_nm"] == [2.96, 4.0, 5.0]
-    assert client.record(copied)["managed"] is True
+    assert lab.stack.record(copied)["metadata"]["core"]["voxel_size_nm"] == [2.96, 4.0, 5.0]
+    assert lab.stack.record(copied)["managed"] is True
 
     lab.command(capsys, "rm", "registered-cells", "--yes")
     assert fingerprint(folder) == before

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -64,6 +64,12 @@ class RunningStack:
         made = connect(self.dir)
         self._clients.append(made)
         return made
+
+    def record(self, volume: str) -> dict[str, Any]:
+        """The record of a volume whose job is complete, as soon as the catalog has heard of it."""
+        client = self.client()
+        self.until(lambda: client.record(volume)["status"] == "complete", f"the catalog has {volume}")
+        return client.record(volume)
 
     def settings(self) -> Settings:
         """The services' own settings: full rights on bus and store."""
