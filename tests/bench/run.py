@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
             [sys.executable, *BENCHES[name], *options], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
         )
         print(done.stdout, flush=True)
-        if done.returncode:
-            failed = 1
+        failed = failed or done.returncode
+        if done.returncode or "--help" in options:
             continue
         machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
         printed = done.stdout if "\n|" in f"\n{done.stdout}" else f"```\n{done.stdout.strip()}\n```"
