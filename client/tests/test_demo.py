@@ -22,7 +22,8 @@ from emporter.demo.archive import archive
 from emporter.demo.comparing import read_tiff_box
 from emporter.demo.phantom import VOXEL_SIZE_NM, phantom, write_tiff
 from emporter.pictures import grey, three_slices
-from emporter.stack.files import StackFiles
+from emporter.stack.files import StackFiles, StackInfo, write_model
+from emporter.stack.identity import ProcessIdentity
 from emporter_contracts.geometry import Box
 
 EMPORTER = Path(sys.executable).with_name("emporter")
@@ -50,6 +51,8 @@ def test_the_demo_takes_a_volume_of_each_of_five_archives_and_compares_every_vox
     info = StackFiles.at(tmp_path / ".emporter-demo").info()
     assert info is not None
     assert not info.live
+    said = done.stdout.partition("Drawing three orthogonal slices")[2]
+    assert "http" not in said, "what is gone with the demo is no address to look at"
 
 
 def test_where_the_archives_are_not_installed_one_volume_stands_for_them_and_that_is_said(
@@ -61,6 +64,24 @@ def test_where_the_archives_are_not_installed_one_volume_stands_for_them_and_tha
     assert demo_command(None, None, tmp_path / "x.png", keep=False) == 0
     assert asked == [(None, None, tmp_path / "x.png")]
     assert "repository" in capsys.readouterr().out
+
+
+def test_a_stack_that_stays_says_where_to_look_and_how_to_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = StackFiles.at(tmp_path)
+    files.make()
+    known = {
+        "nats": "nats://here:1",
+        "catalog": "http://here:2",
+        "blocks": "http://here:3",
+        "store": "s3://",
+        "s3": "http://here:4",
+    }
+    words = {"nats_user": "client", "nats_password": "word"}
+    write_model(files.stack, StackInfo.model_validate({**known, **words, "supervisor": ProcessIdentity.mine()}))
+    demonstrating.say_what_next(files)
+    said = capsys.readouterr().out
+    assert "http://here:3" in said
+    assert f"emporter down --data {tmp_path}" in said
 
 
 def test_the_demo_goes_all_the_way_and_leaves_nothing_running(tmp_path: Path) -> None:

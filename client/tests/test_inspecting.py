@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,10 @@ from emporter_archives.s3 import S3Server
 from emporter_archives.server import FileServer
 from emporter_contracts.commands import Select
 from emporter_readers.protocol import Hints
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 from fetcher.settings import FetcherSettings
 
-ROOT = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
-MANIFEST = ROOT / "MANIFEST.json"
-ENTRIES: dict[str, dict[str, Any]] = (
-    {entry["path"]: entry for entry in json.loads(MANIFEST.read_text())["samples"]} if MANIFEST.exists() else {}
-)
-samples = pytest.mark.skipif(not ENTRIES, reason="EMPORTER_SAMPLES names no folder of sample files")
+ENTRIES = samples_of()
 COLOURED = {"tiff-stack/D75_08b_3page.tiff", "tiff-stack/D75_08b_tiled.tiff"}
 GREY_RGB = {"tiff-stack/re05.tiff"}
 """Three equal samples, read as one grey volume."""
@@ -81,7 +76,7 @@ def facts_of(entry: dict[str, Any]) -> tuple[int, str] | None:
     return math.prod(one["shape"]), one["dtype"]
 
 
-@samples
+@wants_samples
 @pytest.mark.parametrize("path", sorted(ENTRIES))
 def test_a_sample_is_seen_as_its_facts_say_or_the_reason_is_named(path: str) -> None:
     entry = ENTRIES[path]
@@ -108,7 +103,7 @@ def test_a_sample_is_seen_as_its_facts_say_or_the_reason_is_named(path: str) -> 
     ]
 
 
-@samples
+@wants_samples
 def test_what_headers_say_of_a_real_pyramid_is_told() -> None:
     (volume,) = inspect([str(ROOT / "ome-tiff-pyramid/em_2z_pyramid.ome.tif")]).volumes
     assert volume.voxel_size.nm == (40.0, 8.0, 8.0)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +13,9 @@ from emporter_readers.array import FileSource
 from emporter_readers.discover import discover, open_volume
 from emporter_readers.errors import ReaderError
 from emporter_readers.protocol import Hints
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 
-SAMPLES = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
-pytestmark = pytest.mark.skipif(not SAMPLES.exists(), reason="EMPORTER_SAMPLES names no folder of sample files")
+pytestmark = wants_samples
 
 FORMATS = ("zarr2", "zarr3", "n5", "precomputed")
 REFUSED = {
@@ -49,14 +46,8 @@ STORED_AS = {"zarr3/wk_simple_zarr3": "cxyz"}
 """Axes of the stored array, where they are not in the order of ours."""
 
 
-def entries() -> list[dict[str, Any]]:
-    if not SAMPLES.exists():
-        return []
-    return [s for s in json.loads((SAMPLES / "MANIFEST.json").read_text())["samples"] if s["format"] in FORMATS]
-
-
 def sources_of(sample: dict[str, Any]) -> list[FileSource]:
-    root = SAMPLES / sample["path"]
+    root = ROOT / sample["path"]
     if root.is_file():
         return [FileSource(root.name, root)]
     return [FileSource(path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("*")) if path.is_file()]
@@ -78,7 +69,7 @@ def joined(parts: list[NDArray[Any]], shape: list[int], axes: str | None) -> NDA
     return stacked.reshape(shape) if axes is None else stacked.transpose(["czyx".index(axis) for axis in axes])
 
 
-@pytest.mark.parametrize("sample", entries(), ids=lambda s: s["path"].replace("/", "-"))
+@pytest.mark.parametrize("sample", samples_of(*FORMATS).values(), ids=lambda s: s["path"].replace("/", "-"))
 def test_a_sample_equals_what_independent_readers_saw_or_is_refused_by_name(sample: dict[str, Any]) -> None:
     sources = sources_of(sample)
     if sample["path"] in REFUSED:
@@ -103,14 +94,14 @@ def test_a_sample_equals_what_independent_readers_saw_or_is_refused_by_name(samp
 
 
 def test_every_sample_of_a_chunked_format_is_in_the_table() -> None:
-    paths = {sample["path"] for sample in entries()}
+    paths = {sample["path"] for sample in samples_of(*FORMATS).values()}
     assert len(paths) >= 30
     assert REFUSED.keys() <= paths
     assert VOXEL_NM.keys() <= paths
 
 
 def test_the_offset_of_a_precomputed_volume_is_the_archives_own_index() -> None:
-    sample = next(s for s in entries() if s["path"] == "precomputed/em_raw_unsharded_offset")
+    sample = next(s for s in samples_of(*FORMATS).values() if s["path"] == "precomputed/em_raw_unsharded_offset")
     (volume,) = discover(sources_of(sample), Hints())
     assert volume.start == (7, 50, 100)
     assert volume.shape == (2, 200, 255)

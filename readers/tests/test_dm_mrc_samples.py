@@ -1,9 +1,6 @@
 """Real DM3, DM4 and MRC files: voxels as independent readers said, or a refusal by name. Every entry of the manifest is in the table."""
 
 import hashlib
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +10,8 @@ from emporter_readers.discover import discover
 from emporter_readers.errors import UnsupportedContentError
 from emporter_readers.protocol import Hints
 from emporter_readers.testing import volumes_of
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 
-ROOT = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
 FORMATS = ("dm3", "dm4", "mrc")
 UNKNOWN = (None, None, None)
 
@@ -61,15 +58,8 @@ REFUSED = {
 """What is not, with the word the refusal names it by."""
 
 
-def entries():
-    if not (ROOT / "MANIFEST.json").exists():
-        return []
-    samples = json.loads((ROOT / "MANIFEST.json").read_text())["samples"]
-    return [sample for sample in samples if sample["format"] in FORMATS]
-
-
-ENTRIES = {entry["path"]: entry for entry in entries()}
-pytestmark = pytest.mark.skipif(not ENTRIES, reason="EMPORTER_SAMPLES names no folder of sample files")
+ENTRIES = samples_of(*FORMATS)
+pytestmark = wants_samples
 
 
 def source_of(path):

@@ -1,9 +1,6 @@
 """Real files of real programs: voxels as an independent reader said, or a refusal that is expected here by name."""
 
 import hashlib
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +10,8 @@ from emporter_readers.discover import discover, natural_order
 from emporter_readers.errors import AmbiguousContentError
 from emporter_readers.protocol import Hints
 from emporter_readers.testing import volumes_of
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 
-ROOT = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
 FORMATS = ("tiff-stack", "ome-tiff", "ome-tiff-pyramid")
 COLOURED = {"tiff-stack/D75_08b_3page.tiff", "tiff-stack/D75_08b_tiled.tiff"}
 """Photographs in colour: refused unless the user says what is to become of the colours."""
@@ -27,15 +24,8 @@ VOXEL_SIZES = {
 }
 
 
-def entries():
-    if not (ROOT / "MANIFEST.json").exists():
-        return []
-    samples = json.loads((ROOT / "MANIFEST.json").read_text())["samples"]
-    return [sample for sample in samples if sample["format"] in FORMATS]
-
-
-ENTRIES = {entry["path"]: entry for entry in entries()}
-pytestmark = pytest.mark.skipif(not ENTRIES, reason="EMPORTER_SAMPLES names no folder of sample files")
+ENTRIES = samples_of(*FORMATS)
+pytestmark = wants_samples
 
 
 def sources_of(entry):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,9 @@ import zarr
 
 from emporter.testing import RunningStack
 from emporter_contracts.jobs import JobState
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 
-SAMPLES = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
-pytestmark = pytest.mark.skipif(not SAMPLES.exists(), reason="EMPORTER_SAMPLES names no folder of sample files")
+pytestmark = wants_samples
 
 
 XY = 1e6 / 5928571 * 1000
@@ -26,14 +23,6 @@ VOXEL_NM: dict[str, tuple[float | None, float | None, float | None]] = {
     "tiff-stack/test_loading_image_saved_with_imageJ.tif": (None, XY, XY),
 }
 """What the files say; the others say nothing, or what a printer would need."""
-
-
-def entries() -> list[dict[str, Any]]:
-    """The samples of the two TIFF formats: one grey 2-D or 3-D image in one series, and those beside them that are refused."""
-    if not SAMPLES.exists():
-        return []
-    manifest = json.loads((SAMPLES / "MANIFEST.json").read_text())
-    return [s for s in manifest["samples"] if s["format"] in {"tiff-stack", "ome-tiff"}]
 
 
 def arrays(sample: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,10 +43,10 @@ def one_grey_volume(sample: dict[str, Any]) -> tuple[tuple[int, ...], str, str] 
     return ((1, *shape) if len(shape) == 2 else shape), found[0]["dtype"], found[0]["sha256_c_order_le"]
 
 
-@pytest.mark.parametrize("sample", entries(), ids=lambda s: s["path"].replace("/", "-"))
+@pytest.mark.parametrize("sample", samples_of("tiff-stack", "ome-tiff").values(), ids=lambda s: s["path"].replace("/", "-"))
 def test_a_sample_comes_back_as_it_went_in_or_is_refused_by_name(stack: RunningStack, sample: dict[str, Any]) -> None:
     client = stack.client()
-    upload = client.upload([SAMPLES / sample["path"]])
+    upload = client.upload([ROOT / sample["path"]])
     job = client.ingest(upload.request()).job
     status = client.wait(job)
     expected = one_grey_volume(sample)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from block_server.testing import House, Made, house_on
 from emporter_contracts import storage
@@ -18,8 +17,8 @@ from emporter_contracts.records import GateResult, MetadataRecord, Quality, Verd
 from emporter_runtime.commits import release
 from emporter_runtime.objects import json_bytes
 from emporter_runtime.testing import file_store
+from emporter_testing.browsing import browsing
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIDENCE = "slice 17 is <b>missing</b>"
 
 
@@ -92,15 +91,12 @@ def test_a_volume_nobody_judged_says_nothing(house: House) -> None:
     assert 'id="quality"' not in httpx.get(house.url + "/view/older").text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_the_findings(house: House) -> None:
     judged(house, "volume", "fail")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsing() as browser:
         page = browser.new_page()
         page.goto(f"{house.url}/view/volume?plain")
         expect(page.locator("#quality li")).to_have_text("fail missing: slice 17 is <b>missing</b> (z 17, 18)")
         expect(page.locator("#quality li")).to_be_visible()
         page.goto(house.url)
         expect(page.get_by_text("fail: missing (z 17, 18)")).to_be_visible()
-        browser.close()

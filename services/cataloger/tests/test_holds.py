@@ -21,8 +21,8 @@ from emporter_contracts.plans import Hold
 from emporter_contracts.policy import RuleDecision
 from emporter_runtime.commits import current, held
 from emporter_runtime.objects import Objects, json_bytes
-from emporter_runtime.policy.documents import parse_document
 from emporter_runtime.policy.judging import Policy
+from emporter_runtime.testing_policy import rules
 
 END = datetime(2027, 1, 31, tzinfo=UTC)
 BEFORE, AFTER = END - timedelta(seconds=1), END
@@ -32,10 +32,6 @@ LOSSY = "{name: lossy, at: [publication], when: '\"lossy\" in volume.caveats', t
 FOR_REVIEW = "{name: review, at: [publication], when: 'request.purpose == \"review\" && now < embargo_until', then: hold}"
 BROKEN = "{name: broken, at: [publication], when: 'now < embargo_until && volume.citation[7] == \"\"', then: hold}"
 AT_ACCESS = "{name: embargo, at: [access], when: 'now < embargo_until', then: deny}"
-
-
-def rules(*said: str) -> Policy:
-    return Policy(parse_document("rules:\n" + "".join(f"  - {rule}\n" for rule in said)))
 
 
 class Lab(World):

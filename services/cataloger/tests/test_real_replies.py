@@ -1,8 +1,5 @@
 """What the archives really say can be found by the words somebody would type: on both databases."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from cataloger.testing_builders import store_commit
@@ -11,9 +8,9 @@ from cataloger.testing_replies import LOOKED_FOR, records
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.events import VolumeComplete
+from emporter_testing.samples import ROOT
 
-SAMPLES = os.environ.get("EMPORTER_SAMPLES")
-REPLIES = Path(SAMPLES).parent / "archives" if SAMPLES else Path("/nowhere")
+REPLIES = ROOT.parent / "archives"
 
 pytestmark = pytest.mark.skipif(
     not REPLIES.is_dir(), reason="beside the folder EMPORTER_SAMPLES names no replies of archives lie"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.records import GateResult, MetadataRecord, Quality
 from emporter_runtime.commits import committed, current, held, release
 from emporter_runtime.objects import Objects
+from emporter_testing.samples import ROOT, wants_samples
 
 STRICT = QualityPolicy(name="strict", hold=frozenset({"missing", "empty"}))
 NM = VoxelSize(nm=(30.0, 8.0, 8.0), said_by=("file", "file", "file"))
@@ -170,7 +170,6 @@ def test_a_clean_volume_passes_every_gate(kind: str) -> None:
     assert found(quality_of(CLEAN[kind]())) == {}
 
 
-SAMPLES = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
 REAL = (
     "mrc/EMD-3197.map", "mrc/Custom_movie.mrc", "mrc/fei-extended_first256rows.mrc", "tiff-stack/test_multipage.tif",
     "tiff-stack/D75_16b_grey.tiff", "tiff-stack/D75_08b_grey.tiff", "ome-tiff/single-channel.ome.tiff",
@@ -179,10 +178,10 @@ REAL = (
 """Pictures, not masks, without two slices alike."""
 
 
-@pytest.mark.skipif(not SAMPLES.exists(), reason="EMPORTER_SAMPLES names no folder of sample files")
+@wants_samples
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_volume_passes_every_gate(name: str) -> None:
-    path = SAMPLES / name
+    path = ROOT / name
     voxels = np.squeeze(mrcfile.read(path) if name.startswith("mrc") else tifffile.imread(path))
     voxels = np.ascontiguousarray(voxels[None] if voxels.ndim == 2 else voxels)
     assert found(quality_of(voxels.astype(voxels.dtype.newbyteorder("=")))) == {}

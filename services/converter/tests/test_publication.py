@@ -21,19 +21,15 @@ from emporter_contracts.policy import PolicyDecided
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.commits import committed, current, held, release
 from emporter_runtime.objects import Objects
-from emporter_runtime.policy.documents import parse_document
 from emporter_runtime.policy.errors import PolicyDeniedError
 from emporter_runtime.policy.judging import Policy
 from emporter_runtime.testing import s3_server
+from emporter_runtime.testing_policy import rules
 
 EMBARGO = "{name: embargo, at: [publication], when: 'embargo_until != null && now < embargo_until', then: hold}"
 NOT_FOR_SALE = "{name: not-for-sale, at: [publication], when: 'request.purpose == \"sale\"', then: deny}"
 TOLD = "{name: told, at: [publication], when: 'volume.quality != \"\" && volume.bytes > 0', then: warn}"
 BROKEN = "{name: broken, at: [publication], when: 'volume.citation[7] == \"\"', then: deny}"
-
-
-def rules(*said: str) -> Policy:
-    return Policy(parse_document("rules:\n" + "".join(f"  - {rule}\n" for rule in said)))
 
 
 def a_written_run(objects: Objects, **parameters: str) -> Run:

@@ -19,9 +19,9 @@ from emporter_contracts.records import MetadataRecord
 from emporter_contracts.revisions import Changes, Revised, ReviseVolume
 from emporter_runtime.commits import current, held, release
 from emporter_runtime.objects import Objects, json_bytes
-from emporter_runtime.policy.documents import parse_document
 from emporter_runtime.policy.errors import PolicyDeniedError
 from emporter_runtime.policy.judging import Policy
+from emporter_runtime.testing_policy import rules
 
 VOLUME = "url-brain"
 NO_SECRETS = (
@@ -32,10 +32,6 @@ COARSE = (
 )
 UNLICENSED = "{name: unlicensed, at: [publication], when: '!volume.licence_known', then: hold}"
 FOR_SALE = "{name: for-sale, at: [publication], when: 'request.purpose == \"sale\"', then: hold}"
-
-
-def rules(*said: str) -> Policy:
-    return Policy(parse_document("rules:\n" + "".join(f"  - {rule}\n" for rule in said)))
 
 
 class House:

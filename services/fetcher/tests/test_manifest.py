@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,18 +23,15 @@ from emporter_contracts.geometry import Box
 from emporter_contracts.plans import SEGMENT_BYTES, FetchPlan
 from emporter_readers.discover import open_volume
 from emporter_readers.protocol import FoundVolume, Reader
+from emporter_testing.samples import ROOT, samples_of, wants_samples
 from fetcher.gate import Gate
 from fetcher.planning import make_plan
 from fetcher.sources.file_root import FileRootSource
 from fetcher.sources.packed import PackedSource, in_file_root
 from fetcher.testing import a_request
 
-ROOT = Path(os.environ.get("EMPORTER_SAMPLES", "/nowhere"))
-MANIFEST = ROOT / "MANIFEST.json"
-ENTRIES: dict[str, dict[str, Any]] = (
-    {entry["path"]: entry for entry in json.loads(MANIFEST.read_text())["samples"]} if MANIFEST.exists() else {}
-)
-pytestmark = pytest.mark.skipif(not ENTRIES, reason="EMPORTER_SAMPLES names no folder of sample files")
+ENTRIES = samples_of()
+pytestmark = wants_samples
 
 COLOURED = {"tiff-stack/D75_08b_3page.tiff", "tiff-stack/D75_08b_tiled.tiff"}
 """Refused until the user says what becomes of the colours; then taken apart."""
@@ -206,5 +202,5 @@ async def _equals(path: str, archive: PackedSource, outcome: Outcome) -> None:
 
 
 def test_every_entry_is_looked_at() -> None:
-    assert len(ENTRIES) == json.loads(MANIFEST.read_text())["n_samples"]
+    assert len(ENTRIES) == json.loads((ROOT / "MANIFEST.json").read_text())["n_samples"]
     assert REFUSED.keys() | COLOURED | GREY_RGB <= ENTRIES.keys()

@@ -62,7 +62,7 @@ def run_demo(path: Path | None, data: Path | None, output: Path, *, keep: bool) 
     with stack_of(files, LOOPBACK_ARCHIVE, keep=keep), _subject(path) as subject:
         status = asyncio.run(_run(files, subject, output))
     if status == 0:
-        say_what_next(files, keep=keep)
+        say_what_next(files)
     return status
 
 
@@ -212,13 +212,14 @@ async def draw(volume: AsyncVolume, output: Path) -> None:
     voxels = await volume.block((0, 0, 0), (shape[0], shape[1], shape[2]), level)
     await asyncio.to_thread(output.write_bytes, png(three_slices(voxels)))
     print(f"  {output} (level {level})")
-    print(f"  or look at it: {volume.info['links']['view']}")
 
 
-def say_what_next(files: StackFiles, *, keep: bool) -> None:
+def say_what_next(files: StackFiles) -> None:
     print()
-    if keep:
+    info = files.info()
+    if info is not None and info.live:
         folder = shlex.quote(str(files.root))
+        print(f"Look at what is there:                   {info.blocks}")
         print(f"The stack stays up. With your own file:  emporter ingest --stack {folder} --watch FILE.tif")
         print(f"Stop it:                                 emporter down --data {folder}")
         return

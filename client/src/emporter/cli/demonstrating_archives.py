@@ -83,7 +83,7 @@ def run_archives_demo(
         with stack_of(files, {**LOOPBACK_ARCHIVE, **up.environment}, keep=keep):
             status = asyncio.run(_run(files, up.exhibits, output))
     if status == 0:
-        say_what_next(files, keep=keep)
+        say_what_next(files)
     return status
 
 
