@@ -57,6 +57,20 @@ def test_stubs_and_drafts_are_valid_in_every_state_and_never_complete(state):
         assert record.status == draft_state(state) != "complete"
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("created_at",), "yesterday"), (("created_at",), "2026-02-30T00:00:00Z"), (("metadata", "core", "volume_shape"), [1, 2])],
+)
+def test_what_is_no_time_and_no_shape_is_a_problem_with_its_place(place, value):
+    record = document(stub(a_status(), "epfl-a"))
+    part = record
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    (problem,) = problems(record)
+    assert problem.startswith("$." + ".".join(place) + ":")
+
+
 def test_a_draft_says_what_plan_and_headers_say():
     plan = a_plan("epfl-a", voxel_size_nm=(None, 5.0, 5.0))
     record = planned(plan, plan.volumes[0], a_status())
