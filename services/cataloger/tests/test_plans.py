@@ -24,7 +24,7 @@ def forty_url(postgres_url: str, migrated_postgres: str) -> str:
         database = Database.open(url)
         world = World(database)
         for n in range(40):
-            await world.hear(a_status(job=f"idr-{n}", created_at=at(n)))
+            await world.hear(a_status(job=f"idr-{n}", created_at=at(n), updated_at=at(n)))
         await database.close()
         return url
 
@@ -65,6 +65,17 @@ async def test_a_question_is_answered_from_an_index(forty, query, index):
 def _only(query: dict) -> tuple[str, ...]:
     """Words and JSON paths are looked up in bitmaps: a plain index scan in the list's order is as good for forty rows."""
     return ("enable_indexscan = off",) if "q" in query or "where" in query else ("enable_bitmapscan = off",)
+
+
+async def test_a_time_long_ago_is_entered_by_both_its_ends(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED", 4)
+    monkeypatch.setattr("cataloger.probing.FARTHEST", 8)
+    day = at(0).date().isoformat()
+    asked = World(forty).catalog.volumes(CatalogQuery(ranges={"created_at": f"{day}..{at(1).isoformat()}"}))
+    *_, gathered, _ = (plan.statement for plan in await plans_of(forty, asked))
+    assert "created_at >= $1" in gathered
+    assert "created_at <= $2" in gathered
+    assert "IS true" not in gathered, "what is written so enters no index"
 
 
 async def test_a_file_is_looked_up_by_content_and_by_address(postgres):

@@ -39,8 +39,7 @@ def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool
     if query.max_voxel_nm is not None:
         # An unknown voxel size is NULL and so never small enough.
         found.append(Volume.max_voxel_nm <= query.max_voxel_nm)
-    for name, value in query.ranges.items():
-        found += ranges.clauses(name, value)
+    found += [ranges.within(name, value) for name, value in query.ranges.items()]
     if query.caveat:
         found.append(_caveat(text("caveat", query.caveat), dialect))
     if query.managed is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, and_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger.errors import InvalidQueryError
@@ -87,20 +87,22 @@ MEASURES: dict[str, Measure] = {
 """By name. `voxel_nm` holds all three axes within the range. What is unknown is in no range."""
 
 
-def clauses(name: str, text: str) -> list[ColumnElement[bool]]:
-    """The range `text` of one measure. Raises InvalidQueryError."""
+def within(name: str, text: str) -> ColumnElement[bool]:
+    """The range `text` of one measure. One condition: what is common is each of its ends, not what lies between. Raises
+    InvalidQueryError.
+    """
     measure = MEASURES.get(name)
     if measure is None:
         raise InvalidQueryError(f"{name[:40]!r} has no ranges", hint=f"one of {', '.join(MEASURES)}")
     low, dots, high = text.partition("..")
     high = high if dots else low
     try:
-        filters = [measure.low >= measure.read(low)] if low else []
-        filters += [measure.high <= measure.reads_high(high)] if high else []
+        ends = [measure.low >= measure.read(low)] if low else []
+        ends += [measure.high <= measure.reads_high(high)] if high else []
     except (ValueError, OverflowError) as error:
         raise InvalidQueryError(
             f"{name}={text[:60]!r} is no range", hint="write low..high, low.. or ..high; times as 2024-05-01 or RFC 3339"
         ) from error
-    if not filters:
+    if not ends:
         raise InvalidQueryError(f"{name}={text[:60]!r} has no end", hint="write low..high, low.. or ..high")
-    return filters
+    return and_(*ends)
