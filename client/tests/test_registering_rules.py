@@ -17,7 +17,8 @@ from emporter_runtime.testing_bus import provisioned
 RULES = """
 rules:
   - {name: never-for-sale, at: [publication], when: 'request.purpose == "sale"', then: deny, message: ask Ada}
-  - {name: known-licence, at: [publication], when: '!volume.licence_known', then: hold}
+  - {name: known-licence, at: [publication], when: '!volume.licence_known && embargo_until == null', then: hold}
+  - {name: embargo, at: [publication], when: 'embargo_until != null && now < embargo_until', then: hold}
 """
 Said = tuple[int, str, str]
 Emporter = Callable[..., Awaitable[Said]]
@@ -71,3 +72,19 @@ async def test_a_rule_that_refuses_is_named_and_one_that_holds_says_how_it_is_re
     status, out, err = await emporter(*register, "--json")
     assert status == 0, err
     assert json.loads(out) == [{"ref": "registered-cells@r1", "volume": "registered-cells", "existing": True, "held_by": []}]
+
+
+async def test_an_embargo_is_told_when_a_volume_is_registered_and_again_when_it_is_another(emporter: Emporter) -> None:
+    register = ("register", "scope/cells.zarr", "--name", "cells")
+    status, out, err = await emporter(*register, "--embargo-until", "2126-01-31")
+    assert status == 0, err
+    assert out.splitlines()[1].startswith("held by embargo: ")
+    status, out, err = await emporter(*register, "--embargo-until", "2126-01-31", "--json")
+    assert json.loads(out) == [
+        {"ref": "registered-cells@r1", "volume": "registered-cells", "existing": True, "held_by": ["embargo"]}
+    ]
+    status, out, err = await emporter(*register, "--embargo-until", "2026-01-31")
+    assert (status, out) == (0, "registered-cells@r2\n"), "an embargo that is over holds nothing"
+    status, out, err = await emporter(*register, "--embargo-until", "the day after")
+    assert (status, out) == (2, "")
+    assert "2027-01-31" in err

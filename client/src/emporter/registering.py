@@ -22,6 +22,7 @@ from emporter_contracts.geometry import AXES, Box, VoxelSize
 from emporter_contracts.ids import record_uuid, short_hash, slug, volume_id
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Role
+from emporter_contracts.policy import EMBARGO_PARAMETER
 from emporter_contracts.records import Core, LevelRecord, Metadata, MetadataRecord, Provenance, Technical, exact, json_safe
 from emporter_contracts.registrations import PREFIX, RegisteredLevel, Registration, SourceDocument
 from emporter_readers.chunked.attaching import attached
@@ -60,6 +61,7 @@ class Wanted:
     hints: Hints = Hints()
     voxel_size_nm: tuple[float | None, float | None, float | None] | None = None
     labels_of: str | None = None
+    embargo_until: str | None = None
 
 
 async def look(wanted: Wanted, settings: RootSettings) -> list[Registering]:
@@ -190,6 +192,7 @@ class _Looking:
             role=role,
             voxel_size_nm=self._wanted.voxel_size_nm,
             labels_of=self._wanted.labels_of if role == "labels" else None,
+            parameters={EMBARGO_PARAMETER: until} if (until := self._wanted.embargo_until) else {},
         )
 
     def _record(

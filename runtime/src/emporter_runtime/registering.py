@@ -23,7 +23,7 @@ from emporter_runtime.jobstore import now
 from emporter_runtime.logging import get_logger
 from emporter_runtime.objects import Objects, json_bytes
 from emporter_runtime.policy.errors import PolicyDeniedError
-from emporter_runtime.policy.facts import Asker
+from emporter_runtime.policy.facts import Asker, embargo_of
 from emporter_runtime.policy.judging import Judgement, Policy
 from emporter_runtime.policy.publishing import hold_of, under_rules
 from emporter_runtime.policy.saying import say
@@ -65,13 +65,13 @@ async def register(
 ) -> list[Registered]:
     """Commit every one of `wanted`, and say so on the bus. One that is registered as it is now is left as it is, unless `anew`.
 
-    Raises RefusedError where the name is another volume's, PolicyDeniedError where a rule of publication refuses one: then none
-    is committed.
+    Raises RefusedError where the name is another volume's or the embargo no time, PolicyDeniedError where a rule of publication
+    refuses one: then none is committed.
     """
     standing = [await _standing(objects, one.registration) for one in wanted]
     judged: list[tuple[VolumeRef, Registering | None]] = []
     for one, (before, revisions) in zip(wanted, standing, strict=True):
-        if before is not None and not anew and _same(before, one.registration):
+        if before is not None and not anew and await _same(objects, before, one):
             judged.append((VolumeRef(before.volume, before.revision), None))
         else:
             ref = VolumeRef(one.registration.volume, max(revisions, default=0) + 1)
@@ -144,10 +144,13 @@ async def _standing(objects: Objects, registration: Registration) -> tuple[Regis
     return before, revisions | gone
 
 
-def _same(before: Registration, after: Registration) -> bool:
-    """Whether the source is as it was, and is meant as it was."""
+async def _same(objects: Objects, before: Registration, after: Registering) -> bool:
+    """Whether the source is as it was, and is meant as it was, its embargo included."""
     changing = {"revision", "as_of", "registered_at"}
-    return before.model_dump(exclude=changing) == after.model_dump(exclude=changing)
+    if before.model_dump(exclude=changing) != after.registration.model_dump(exclude=changing):
+        return False
+    record = await objects.get(storage.VOLUMES, storage.record(before.volume, before.revision))
+    return MetadataRecord.model_validate_json(record).embargo_until == embargo_of(after.request)
 
 
 async def commit(objects: Objects, one: Registering, revision: int) -> VolumeRef:

@@ -39,6 +39,9 @@ def register_in_place(
     ] = None,
     role: Annotated[Role, typer.Option(help="What the volume is.")] = Role.AUTO,
     labels_of: Annotated[str | None, typer.Option(metavar="VOLUME", help="The image these labels belong to.")] = None,
+    embargo_until: Annotated[
+        str | None, typer.Option(metavar="DATE", help="What rules are told of an embargo, such as 2027-01-31.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make a new revision of what is there now.")] = False,
     json: Json = False,
     stack: Stack = None,
@@ -61,6 +64,7 @@ def register_in_place(
         hints=Hints(select=Select(series=series, channel=channel, time=time), axes=axes, role=role.value),
         voxel_size_nm=options.voxel_size(voxel_size_nm) if voxel_size_nm else None,
         labels_of=labels_of,
+        embargo_until=embargo_until,
     )
     found = asyncio.run(_register(wanted, stack, anew=force))
     if json:
