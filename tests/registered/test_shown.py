@@ -120,6 +120,14 @@ def state_in(page: Page) -> dict[str, Any]:
     return state
 
 
+def centre_of_the_first_voxel(shown: Shown, state: dict[str, Any]) -> tuple[float, ...]:
+    """Where Neuroglancer's layer has it, in nm along z, y, x: precomputed says that voxel i lies from i to i + 1."""
+    info = httpx.get(f"{shown.house.url}/precomputed/{shown.ref}/info").json()
+    matrix = np.array(state["layers"][0]["source"]["transform"]["matrix"])
+    centre = matrix @ [*(offset + 0.5 for offset in info["scales"][0]["voxel_offset"]), 1.0]
+    return tuple(float(voxels) * nm for voxels, nm in zip(reversed(centre), SIZE_NM, strict=True))
+
+
 def shot(page: Page) -> NDArray[Any]:
     return np.asarray(Image.open(BytesIO(page.screenshot())).convert("L"))
 
@@ -134,6 +142,7 @@ def test_neuroglancer_draws_the_slice_that_the_page_names(volumes: dict[str, Sho
     expect(page.locator("#zyx")).to_have_text(f"z, y, x = 5, 15, 20 (level 0 voxels) = {nm} nm", timeout=60_000)
     expect(page.locator("#zarr")).to_have_count(0)  # it would lead to a 415
     state = state_in(page)
+    assert centre_of_the_first_voxel(shown, state) == pytest.approx(shown.first_nm)
     page.goto("about:blank")
     page.goto(f"{view}#!" + quote(json.dumps(state | BARE)))
     for _ in range(150):
