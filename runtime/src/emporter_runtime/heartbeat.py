@@ -35,9 +35,10 @@ log = get_logger(__name__)
 class Work:
     """One command being worked on. `check` may be called from any thread."""
 
-    def __init__(self, status: JobStatus, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, status: JobStatus, executor: ThreadPoolExecutor, room: asyncio.Semaphore) -> None:
         self.status = status
         self._executor = executor
+        self._room = room
         self._stop = threading.Event()
 
     def check(self) -> None:
@@ -65,6 +66,13 @@ class Work:
                 await future
             raise
 
+    async def large(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `heavy`, for what takes all the memory a command may: waits until there is room."""
+        if self._room.locked():
+            log.info("waiting_for_memory")
+        async with self._room:
+            return await self.heavy(function, *args, **kwargs)
+
 
 @asynccontextmanager
 async def kept_alive(delivery: Delivery, ack_wait: float) -> AsyncIterator[None]:
@@ -85,18 +93,21 @@ async def kept_alive(delivery: Delivery, ack_wait: float) -> AsyncIterator[None]
 
 
 class Workers:
-    """What a service's command handlers share: the job store, threads for heavy work, the length of a beat."""
+    """What a service's command handlers share: the job store, threads for heavy work, the length of a beat, and room in memory
+    for as many `large` ones at once.
+    """
 
-    def __init__(self, jobs: JobStore, ack_wait: float, threads: int) -> None:
+    def __init__(self, jobs: JobStore, ack_wait: float, threads: int, large: int = 1) -> None:
         self._jobs = jobs
         self._beat = min(ack_wait / BEATS_PER_WAIT, LONGEST_BEAT)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="heavy")
+        self._room = asyncio.Semaphore(large)
 
     @asynccontextmanager
     async def on(self, command: JobCommand, delivery: Delivery) -> AsyncIterator[Work]:
         """Work on `command` with a heartbeat. Raises StoppedError where the run is not current, and as soon as it ends."""
         structlog.contextvars.bind_contextvars(**command.model_dump())
-        work = Work(await self._jobs.current(command), self._executor)
+        work = Work(await self._jobs.current(command), self._executor, self._room)
         task = asyncio.current_task()
         assert task is not None
         beat = asyncio.create_task(self._beating(command, delivery, work, task), name=f"beat {command.job}")

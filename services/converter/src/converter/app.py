@@ -28,7 +28,8 @@ def furnish(settings: ConverterSettings) -> Rooms:
     jobs, ledger, plans = JobStore(bus, objects), Ledger(bus), StoredPlans(objects)
     failures.install(bus, jobs)
     steward = Steward(bus, jobs, "convert", ConvertSteward(bus, jobs, ledger, objects, plans).look)
-    workers = Workers(jobs, settings.ack_wait_seconds, threads=settings.converter_tasks + 2)
+    tasks = settings.converter_tasks
+    workers = Workers(jobs, settings.ack_wait_seconds, threads=tasks + 2, large=tasks)
     gates, rules = read_policy(settings.quality_policy), Policy.read(settings.policy)
     rooms = Rooms(settings, bus, jobs, ledger, objects, plans, workers, steward, gates, rules)
     register(rooms)

@@ -142,7 +142,7 @@ def _register_tasks(rooms: Rooms) -> None:
                 return
             plan, manifest = await rooms.fetch(command)
             volume = (await rooms.conversion(command)).volume(command.volume)
-            shards = await work.heavy(_write, rooms, plan, manifest, volume, command, work)
+            shards = await work.large(_write, rooms, plan, manifest, volume, command, work)
             # This task's own level last: until it is entered, a redelivery does all of it again.
             for level, written in sorted(_by_level(shards).items(), reverse=True):
                 entry = ConvertDone.of(command, volume=command.volume, level=level, n=command.n, shards=tuple(written))
@@ -161,7 +161,7 @@ def _register_finish(rooms: Rooms) -> None:
             conversion = await rooms.conversion(command)
             claim = required(await rooms.plans.request(command.job, command.revision), "the request")
             try:
-                digest = await work.heavy(
+                digest = await work.large(
                     finish_volume,
                     rooms.objects,
                     plan,
