@@ -29,6 +29,14 @@ class GraphqlSuite:
         assert (volume["job"]["state"], len(volume["events"])) == ("pending", 2)
         assert volume["labels"] == [{"id": "epfl-labels", "image": {"id": JOB}}]
 
+    async def test_labels_of_one_revision_of_an_image_are_labels_of_that_image_and_of_no_other(self, world):
+        await world.hear(await world.finished())
+        await world.hear(await world.finished("epfl-labels", job="epfl-labels", labels_of=f"{JOB}@r1"))
+        await world.hear(await world.finished("epfl-longer", job="epfl-longer", labels_of=f"{JOB}-b@r1"))
+        query = "query ($id: ID!) { volume(id: $id) { labels { id image { id } } } }"
+        found = (await self.ask(world, query, id=JOB))["data"]["volume"]["labels"]
+        assert found == [{"id": "epfl-labels", "image": {"id": JOB}}]
+
     async def test_a_list_is_filtered_and_paged_as_everywhere(self, world):
         for n in range(5):
             await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}", voxel_size_nm=(n + 1.0, 4.0, 4.0)))

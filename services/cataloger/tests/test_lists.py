@@ -66,6 +66,17 @@ class ListsSuite:
         assert await names(modality="SBF-SEM") == ["idr-coarse"]
         assert await names(source="idr", status="complete", max_voxel_nm=100) == ["idr-coarse"]
 
+    async def test_labels_are_found_by_their_image_whichever_revision_they_name(self, world):
+        for n, image in enumerate(["epfl-image", "epfl-image@r1", "epfl-image@r2", "epfl-image2", None]):
+            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}", labels_of=image))
+
+        async def names(image):
+            return [r["volume"] for r in await world.rows(labels_of=image, sort="id")]
+
+        assert await names("epfl-image") == ["epfl-0", "epfl-1", "epfl-2"]
+        assert await names("epfl-image@r2") == ["epfl-2"]
+        assert await names("epfl-image@r3") == []
+
     @pytest.mark.parametrize("q", ["hippocampus", "HIPPOCAMPUS mus", "musculus", "lucchi", "cc-by", "epfl-hippo", "uint8"])
     async def test_a_search_finds_words_of_id_description_organism_citation_and_licence(self, world, q):
         await world.hear(await world.finished(), a_status(job="idr-other"))

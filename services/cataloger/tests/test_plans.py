@@ -50,6 +50,7 @@ async def forty(forty_url: str):
         ({"modality": "TEM"}, "ix_volumes_modality"),
         ({"dtype": "uint8"}, "ix_volumes_dtype"),
         ({"licence": "CC0-1.0"}, "ix_volumes_licence"),
+        ({"labels_of": "idr-1", "sort": "id"}, "ix_volumes_image"),
         ({"q": "hippocampus", "sort": "relevance"}, "search_by_words"),
         ({"ranges": {"bytes": "1e3..2e3"}, "sort": "bytes"}, "ix_volumes_bytes"),
         ({"ranges": {"created_at": "2024-05-01"}, "sort": "-created_at"}, "ix_volumes_created_at"),

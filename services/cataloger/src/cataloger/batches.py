@@ -31,11 +31,11 @@ async def volumes(session: AsyncSession, ids: Sequence[str]) -> dict[str, tuple[
 
 
 async def labels(session: AsyncSession, images: Sequence[str]) -> dict[str, list[tuple[Volume, Job | None]]]:
-    """The volumes that label each image, by name."""
-    query = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).where(Volume.labels_of.in_(images))
+    """The volumes that label each image, or any revision of it, by name."""
+    query = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).where(Volume.image.in_(images))
     found: dict[str, list[tuple[Volume, Job | None]]] = {image: [] for image in images}
     for volume, job in await session.execute(query.order_by(Volume.id).limit(LABELS * len(images))):
-        mine = found[volume.labels_of or ""]
+        mine = found[volume.image or ""]
         if len(mine) < LABELS:
             mine.append((volume, job))
     return found

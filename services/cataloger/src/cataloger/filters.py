@@ -25,7 +25,6 @@ EQUAL: dict[str, InstrumentedAttribute[Any]] = {
     "dtype": Volume.dtype,
     "licence": Volume.licence,
     "role": Volume.role,
-    "labels_of": Volume.labels_of,
     "verified": Volume.verified,
 }
 """What a filter of this name compares; the values of most of them are facets."""
@@ -36,6 +35,10 @@ def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool
     check("status", query.status, [*STATES, REMOVED])
     wanted = {name: getattr(query, name) for name in EQUAL}
     found: list[ColumnElement[bool]] = [EQUAL[name] == text(name, value) for name, value in wanted.items() if value]
+    if query.labels_of:
+        # A plain id means every revision of that image.
+        column = Volume.labels_of if "@" in query.labels_of else Volume.image
+        found.append(column == text("labels_of", query.labels_of))
     if query.max_voxel_nm is not None:
         # An unknown voxel size is NULL and so never small enough.
         found.append(Volume.max_voxel_nm <= query.max_voxel_nm)

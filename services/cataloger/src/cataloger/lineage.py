@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.errors import InvalidQueryError
@@ -157,8 +157,7 @@ async def _made_by(session: AsyncSession, job: str, revision: int) -> Sequence[R
 
 
 async def _children(session: AsyncSession, volume: str) -> list[str]:
-    pinned = Volume.labels_of.startswith(f"{volume}@r", autoescape=True)
-    query = select(Volume.id).where(or_(Volume.labels_of == volume, pinned)).order_by(Volume.id).limit(MAX_VOLUMES)
+    query = select(Volume.id).where(Volume.image == volume).order_by(Volume.id).limit(MAX_VOLUMES)
     return list((await session.execute(query)).scalars())
 
 

@@ -111,6 +111,8 @@ class Volume(Base):
     modality: Mapped[str]
     role: Mapped[str]
     labels_of: Mapped[str | None]
+    image: Mapped[str | None]
+    """The volume `labels_of` names, whichever revision of it."""
     dtype: Mapped[str | None]
     licence: Mapped[str | None]
     organism: Mapped[str | None]
@@ -160,6 +162,7 @@ class Volume(Base):
         Index("ix_volumes_dtype", "dtype", "updated_at", "id"),
         Index("ix_volumes_licence", "licence", "updated_at", "id"),
         Index("ix_volumes_labels_of", "labels_of"),
+        Index("ix_volumes_image", "image"),
         Index("ix_volumes_min_voxel_nm", "min_voxel_nm"),
         Index("ix_volumes_max_voxel_nm", "max_voxel_nm"),
         Index("ix_volumes_bytes", "bytes"),

@@ -17,7 +17,7 @@ from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenanc
 
 REMOVED = "removed"
 """Status of a row whose revision was taken out of the store. Its record says what was there."""
-DERIVATION = 2
+DERIVATION = 3
 """Raised whenever `columns` makes another row of the same record: rows made by an older one are made anew at start."""
 MAX_COLUMN = 2**63 - 1
 """Largest value of a BIGINT."""
@@ -179,6 +179,7 @@ def columns(record: dict[str, Any], removed_at: datetime | None, annotations: Ma
         "role": core.role,
         "dtype": core.data_type,
         "labels_of": core.labels_of,
+        "image": core.labels_of.partition("@")[0] if core.labels_of else None,
         "licence": licence_label(known.licence),
         "organism": organism(known),
         "caveats": sorted({c.code for c in known.caveats}),

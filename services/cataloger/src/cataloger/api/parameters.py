@@ -25,7 +25,7 @@ class VolumeFilters(BaseModel):
     dtype: str | None = None
     licence: str | None = None
     role: str | None = None
-    labels_of: Annotated[str | None, Field(description="the image a volume labels")] = None
+    labels_of: Annotated[str | None, Field(description="the image a volume labels, or one revision of it: <volume>@r<N>")] = None
     verified: Annotated[str | None, Field(description="how much was read back: no, sample, full")] = None
     caveat: str | None = None
     managed: Annotated[bool | None, Field(description="false: read where it lies, never copied (emporter register)")] = None
