@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from converter.downsampling import Halving, Voxels, halved_shape
 from converter.layout import chunk_shape
+from converter.memory import PIECE_BYTES
+from converter.reading import pieces
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize, grid_shape, level_translation
 from emporter_readers.protocol import Reader
 
@@ -89,7 +93,18 @@ class HalvedReader:
         return ChunkGrid((z, y, x))
 
     def read(self, box: Box) -> Voxels:
-        """Reads `factor` times as many voxels of the level below."""
+        """Reads `factor` times as many voxels of the level below, PIECE_BYTES of them at once or one of its cells."""
+        piece_voxels = PIECE_BYTES // (math.prod(self.factor) * self.dtype.itemsize)
+        parts = list(pieces(box, self.native.cell, (0, 0, 0), piece_voxels))
+        if len(parts) == 1:
+            return self._halved(box)
+        voxels = np.empty(box.shape, self.dtype)
+        z, y, x = (-a for a in box.start)
+        for part in parts:
+            voxels[part.moved((z, y, x)).slices()] = self._halved(part)
+        return voxels
+
+    def _halved(self, box: Box) -> Voxels:
         start = tuple(a * f for a, f in zip(box.start, self.factor, strict=True))
         stop = tuple(min(b * f, n) for b, f, n in zip(box.stop, self.factor, self.below.shape, strict=True))
         whole = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
