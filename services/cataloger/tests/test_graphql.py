@@ -7,7 +7,7 @@ from cataloger.api import graphql
 from cataloger.api.graphql import answer, schema
 from cataloger.api.graphql_limits import MAX_COST, check
 from cataloger.errors import InvalidQueryError
-from cataloger.testing_builders import JOB, a_status
+from cataloger.testing_builders import JOB, a_status, at, fact_of
 from cataloger.testing_databases import OnPostgres, OnSqlite
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
@@ -53,14 +53,46 @@ class GraphqlSuite:
         assert (found["jobs"]["items"], found["job"]) == ([{"id": JOB}], None)
         assert found["facets"] == await world.catalog.facets(CatalogQuery())
 
-    async def test_a_page_of_volumes_costs_one_statement_for_all_their_jobs_and_one_for_their_records(self, world):
+    @pytest.mark.parametrize(
+        ("fields", "statements"),
+        [("record job { state } labels { id }", 4), ("events { type }", 2), ("labels { events { type } }", 3)],
+    )
+    async def test_a_page_of_volumes_costs_one_statement_for_each_kind_of_thing_that_hangs_on_them(
+        self, world, fields, statements
+    ):
         for n in range(6):
-            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}"))
+            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}", labels_of=f"epfl-{n - 1}" if n else None))
         sent = []
         engine = world.database._engine.sync_engine
         event.listen(engine, "before_cursor_execute", lambda *a: sent.append(a[2]))
-        await self.ask(world, "{ volumes { items { id record job { state } labels { id } } } }")
-        assert len([s for s in sent if s.lstrip().startswith("SELECT")]) == 4
+        found = await self.ask(world, "{ volumes(first: 6) { items { id " + fields + " } } }")
+        assert len(found["data"]["volumes"]["items"]) == 6
+        assert len([s for s in sent if s.lstrip().startswith("SELECT")]) == statements
+
+    async def test_events_in_a_list_are_those_each_volume_has_alone(self, world):
+        await world.hear(*(a_status(version=n, updated_at=at(n)) for n in range(1, 5)))
+        await world.hear(await world.planned(f"{JOB}--a", f"{JOB}--b"))
+        for n, part in enumerate("ab"):
+            await world.intake.listed(fact_of(await world.finished(f"{JOB}--{part}", job=JOB), seconds=n))
+        page = (await self.ask(world, '{ volumes(sort: "id") { items { id some: events(first: 2) { id } events { id } } } }'))[
+            "data"
+        ]
+        assert [v["id"] for v in page["volumes"]["items"]] == [f"{JOB}--a", f"{JOB}--b"]
+        for volume in page["volumes"]["items"]:
+            alone = [e["id"] for e in await world.history(volume["id"])]
+            assert len(alone) > 4
+            assert [e["id"] for e in volume["events"]] == alone
+            assert [e["id"] for e in volume["some"]] == alone[:2]
+
+    async def test_an_image_with_many_labels_takes_none_from_another(self, world, monkeypatch):
+        monkeypatch.setattr("cataloger.batches.LABELS", 2)
+        for image in "ab":
+            await world.hear(await world.finished(f"epfl-{image}", job=f"epfl-{image}"))
+        for n in range(5):
+            await world.hear(await world.finished(f"epfl-l{n}", job=f"epfl-l{n}", labels_of="epfl-a" if n < 4 else "epfl-b"))
+        query = '{ a: volume(id: "epfl-a") { labels { id } } b: volume(id: "epfl-b") { labels { id } } }'
+        found = (await self.ask(world, query))["data"]
+        assert [len(found[image]["labels"]) for image in "ab"] == [2, 1]
 
     @pytest.mark.parametrize(
         "query",
@@ -124,6 +156,9 @@ DOUBLING = (
         "{",
         "",
         "{ volumes(first: 99999999999999999999) { items { id } } }",
+        "{ volumes(first: 1) { items { lineage } } }",
+        '{ volume(id: "a") { labels { ...f } } } fragment f on Volume { image { lineage } }',
+        "query ($k: Int = 1000) { volumes(first: $k) { items { id labels(first: $k) { id } } } }",
         "[" * 100_000,
     ],
 )

@@ -1,14 +1,17 @@
-"""Look-ups of many at once: one statement for all the jobs, records or labels a page of volumes leads to."""
+"""Look-ups of many at once: one statement for all the jobs, records, labels or events a page of volumes leads to."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from heapq import merge
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cataloger.models import Job, Revision, Volume
+from cataloger.models import Event, Job, Revision, Volume
+from emporter_contracts.ids import job_of
 
 LABELS = 100
 """Volumes of labels of one image that are given."""
@@ -31,11 +34,28 @@ async def volumes(session: AsyncSession, ids: Sequence[str]) -> dict[str, tuple[
 
 
 async def labels(session: AsyncSession, images: Sequence[str]) -> dict[str, list[tuple[Volume, Job | None]]]:
-    """The volumes that label each image, or any revision of it, by name."""
-    query = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).where(Volume.image.in_(images))
+    """The first LABELS volumes that label each image, or any revision of it, by name."""
+    place = func.row_number().over(partition_by=Volume.image, order_by=Volume.id).label("place")
+    ranked = select(Volume.id, place).where(Volume.image.in_(images)).subquery()
+    query = select(Volume, Job).join(ranked, ranked.c.id == Volume.id).join(Job, Job.id == Volume.job, isouter=True)
     found: dict[str, list[tuple[Volume, Job | None]]] = {image: [] for image in images}
-    for volume, job in await session.execute(query.order_by(Volume.id).limit(LABELS * len(images))):
-        mine = found[volume.image or ""]
-        if len(mine) < LABELS:
-            mine.append((volume, job))
+    for volume, job in await session.execute(query.where(ranked.c.place <= LABELS).order_by(Volume.id)):
+        found[volume.image or ""].append((volume, job))
     return found
+
+
+async def events(session: AsyncSession, volumes: Sequence[str], limit: int) -> dict[str, list[Event]]:
+    """The first `limit` things said about each volume or about all volumes of its job, the oldest first."""
+    jobs = {volume: job_of(volume) for volume in volumes}
+    place = func.row_number().over(partition_by=(Event.job, Event.volume), order_by=(Event.at, Event.id)).label("place")
+    about = or_(Event.volume.in_(volumes), Event.volume.is_(None))
+    ranked = select(Event.id, place).where(Event.job.in_(set(jobs.values())), about).subquery()
+    query = select(Event).join(ranked, ranked.c.id == Event.id).where(ranked.c.place <= limit).order_by(Event.at, Event.id)
+    said: dict[tuple[str, str | None], list[Event]] = defaultdict(list)
+    for event in (await session.execute(query)).scalars():
+        said[event.job, event.volume].append(event)
+    # What is said of a job is every volume's: it was read once, and falls in with each volume's own.
+    return {
+        volume: list(merge(said[job, volume], said[job, None], key=lambda e: (e.at, e.id)))[:limit]
+        for volume, job in jobs.items()
+    }

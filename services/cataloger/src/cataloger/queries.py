@@ -159,6 +159,12 @@ class Catalog:
             found = await batches.labels(session, images)
         return [[self._row(*pair) for pair in found[image]] for image in images]
 
+    async def events_of(self, asked: list[tuple[str, int]]) -> list[list[Document]]:
+        """What was said about each of these volumes, the oldest first, and at most so many of each."""
+        async with self._database.reading() as session:
+            found = await batches.events(session, [volume for volume, _ in asked], max(limit for _, limit in asked))
+        return [[_event(event) for event in found[volume][:limit]] for volume, limit in asked]
+
     async def table(self) -> AsyncIterator[tuple[Document, list[str]]]:
         """Every volume's row by id, and what its schema has against its record."""
         after = ""

@@ -45,6 +45,7 @@ class Context:
     records: DataLoader[tuple[str, int], Document | None]
     volumes: DataLoader[str, Document | None]
     labels: DataLoader[str, list[Document]]
+    events: DataLoader[tuple[str, int], list[Document]]
 
     @classmethod
     def of(cls, catalog: Catalog) -> "Context":
@@ -55,6 +56,7 @@ class Context:
             DataLoader(catalog.records_by_ref),
             DataLoader(catalog.rows_by_id),
             DataLoader(catalog.labels_of),
+            DataLoader(catalog.events_of),
         )
 
 
@@ -163,10 +165,10 @@ class Volume:
 
     @strawberry.field(description="What was said about it, the oldest first.")
     async def events(self, info: strawberry.Info, first: int = 50) -> list[Event]:
-        page = await _context(info).catalog.events(VolumeRef(str(self.id)), CatalogQuery(limit=_first(first)))
-        return [Event(**{name: item[name] for name in _EVENT}) for item in page.items]
+        found = await _context(info).events.load((str(self.id), _first(first)))
+        return [Event(**{name: item[name] for name in _EVENT}) for item in found]
 
-    @strawberry.field(description="What it was made from and what was made of it, as a graph.")
+    @strawberry.field(description="What it was made from and what was made of it, as a graph; of one volume, not in a list.")
     async def lineage(self, info: strawberry.Info) -> JSON:
         return cast("JSON", await _context(info).catalog.lineage(VolumeRef(str(self.id))))
 

@@ -30,8 +30,18 @@ MAX_COST = 20_000
 """A field costs 1, a list what its items cost times how many are asked for: 1000 volumes with twenty fields each are allowed."""
 LISTS = {"volumes": 50, "jobs": 50, "events": 50, "labels": 20}
 """Fields of many items, and how many they are where `first` is not said."""
-COSTS = {"record": 5, "lineage": 100, "facets": 500, "raw": 100}
+COSTS = {"record": 5, "lineage": 1000, "facets": 500, "raw": 100}
 """Fields that cost more than reading a column."""
+ALONE = frozenset({"lineage"})
+"""Fields that take several statements each, and so are not for the items of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    depth: int = 0
+    cost: int = 0
+    alone: str = ""
+    """A field of ALONE that is somewhere in it."""
 
 
 @dataclass(slots=True)
@@ -40,36 +50,40 @@ class _Measure:
 
     fragments: Mapping[str, FragmentDefinitionNode]
     variables: Mapping[str, Any]
-    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+    known: dict[str, _Size] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
 
-    def of(self, selections: SelectionSetNode | None) -> tuple[int, int]:
-        depth, cost = 0, 0
+    def of(self, selections: SelectionSetNode | None) -> _Size:
+        found = _Size()
         for node in selections.selections if selections else ():
-            deeper, dearer = self._of_one(node)
-            depth, cost = max(depth, deeper), cost + dearer
-        return depth, cost
+            one = self._of_one(node)
+            found = _Size(max(found.depth, one.depth), found.cost + one.cost, found.alone or one.alone)
+        return found
 
-    def _of_one(self, node: Any) -> tuple[int, int]:
+    def _of_one(self, node: Any) -> _Size:
         if isinstance(node, FragmentSpreadNode):
             return self._fragment(node.name.value)
         if isinstance(node, InlineFragmentNode):
             return self.of(node.selection_set)
         name = node.name.value
-        depth, cost = self.of(node.selection_set)
+        inside = self.of(node.selection_set)
         if name.startswith("__"):
-            return 1, 1
-        if name in LISTS:
-            return depth + 1, 1 + self._first(node, LISTS[name]) * max(1, cost)
-        return depth + 1, COSTS.get(name, 1) + cost
+            return _Size(1, 1)
+        if name not in LISTS:
+            return _Size(inside.depth + 1, COSTS.get(name, 1) + inside.cost, name if name in ALONE else inside.alone)
+        if inside.alone:
+            raise InvalidQueryError(
+                f"{inside.alone} is not told of each item of a list", hint=f"ask {{ volume(id: …) {{ {inside.alone} }} }}"
+            )
+        return _Size(inside.depth + 1, 1 + self._first(node, LISTS[name]) * max(1, inside.cost))
 
-    def _fragment(self, name: str) -> tuple[int, int]:
+    def _fragment(self, name: str) -> _Size:
         if name in self.open:
             raise InvalidQueryError(f"fragment {name[:40]} holds itself", hint="leave the inner one out")
         if name not in self.known:
             fragment = self.fragments.get(name)
             self.open.add(name)
-            self.known[name] = self.of(fragment.selection_set) if fragment else (0, 0)
+            self.known[name] = self.of(fragment.selection_set) if fragment else _Size()
             self.open.discard(name)
         return self.known[name]
 
@@ -97,8 +111,14 @@ def check(query: str, variables: Mapping[str, Any]) -> None:
     for operation in document.definitions:
         if not isinstance(operation, OperationDefinitionNode):
             continue
-        depth, cost = _Measure(fragments, variables).of(operation.selection_set)
-        if depth > MAX_DEPTH:
-            raise InvalidQueryError(f"the document is {depth} fields deep", hint=f"at most {MAX_DEPTH}")
-        if cost > MAX_COST:
-            raise InvalidQueryError(f"the document costs {cost}", hint=f"at most {MAX_COST}: give first, ask for less")
+        size = _Measure(fragments, {**_defaults(operation), **variables}).of(operation.selection_set)
+        if size.depth > MAX_DEPTH:
+            raise InvalidQueryError(f"the document is {size.depth} fields deep", hint=f"at most {MAX_DEPTH}")
+        if size.cost > MAX_COST:
+            raise InvalidQueryError(f"the document costs {size.cost}", hint=f"at most {MAX_COST}: give first, ask for less")
+
+
+def _defaults(operation: OperationDefinitionNode) -> dict[str, int]:
+    """What variables are where nobody gives them: `query ($n: Int = 1000)`."""
+    given = {v.variable.name.value: v.default_value for v in operation.variable_definitions or ()}
+    return {name: int(value.value[:9]) for name, value in given.items() if isinstance(value, IntValueNode)}
