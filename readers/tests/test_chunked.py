@@ -163,6 +163,23 @@ def test_missing_chunks_of_foreign_arrays_are_fill_value_and_counted() -> None:
     assert caveat.evidence == "2 of 27 chunk objects are not stored; their voxels are the fill value 17"
 
 
+@pytest.mark.parametrize(
+    ("objects", "fill"),
+    [
+        (arrays.zarr2(noise("uint8"), fill=255), 255),
+        (arrays.zarr2(noise("uint8"), fill=None), 0),
+        (arrays.zarr2(noise("float32"), fill="NaN"), "NaN"),
+        (arrays.zarr3(noise("uint64"), [BYTES], (8, 8, 8), fill_value=2**64 - 1), "18446744073709551615"),
+        (arrays.zarr3(noise("float32"), [BYTES], (8, 8, 8), fill_value="0x7f800000"), "Infinity"),
+        (arrays.n5(noise(), (8, 8, 8), {"type": "raw"}), 0),
+        (arrays.precomputed(noise("uint8")), 0),
+    ],
+)
+def test_the_fill_value_is_what_the_decoder_fills_with(objects: arrays.Objects, fill: Any) -> None:
+    found, _, _ = opened(objects)
+    assert found.fill_value == fill
+
+
 def test_a_missing_chunk_whose_fill_value_the_dtype_cannot_hold_is_no_guess() -> None:
     objects = arrays.zarr2(noise("int8"), (8, 16, 16))
     document = json.loads(objects[".zarray"])

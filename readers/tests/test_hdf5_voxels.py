@@ -184,6 +184,7 @@ class TestWhatIsSaid:
         assert np.array_equal(read_from(source), expected)
         evidence = {caveat.code: caveat.evidence for caveat in found_in(source).caveats}
         assert evidence["chunks_missing"].startswith("7 of 8 chunks")
+        assert found_in(source).fill_value == 7
 
     def test_booleans_are_bytes_with_a_caveat(self):
         array = voxels_of() % 2 == 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import numpy as np
 import pytest
 
+from block_server import sampling_occupancy
 from emporter_archives import arrays
 from emporter_archives.kinds import KINDS
 from emporter_contracts.commands import Select
+from emporter_contracts.ids import VolumeRef
 from emporter_readers.protocol import Hints
 from emporter_testing.places import SHAPE, Place, noise, served
 
@@ -135,3 +139,40 @@ def test_a_chunk_never_written_is_fill_value(place: Place) -> None:
     del objects["0.0.0"]
     ref = place.register(place.put_files("sparse", objects))
     assert (place.box(ref, (0, 0, 0), (16, 16, 16)) == 7).all()
+
+
+def test_foreground_of_a_registered_image_is_what_its_source_is_not_filled_with(place: Place) -> None:
+    voxels = np.full(SHAPE, 255, "uint8")
+    voxels[10:30, 10:30, 10:30] = noise((20, 20, 20), "uint8")
+    objects = arrays.zarr2(voxels, separator=".", fill=255)
+    assert "2.3.3" not in objects
+    ref = place.register(place.put_files("filled", objects), hints=Hints(role="image"))
+    for origin in _sampled(place, ref, min_foreground=0.5):
+        box = voxels[tuple(slice(a, a + 8) for a in origin)]
+        assert (box != 255).mean() >= 0.5
+
+
+def test_large_registered_labels_are_sampled_and_too_few_are_told_to_be_copied(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_occupancy, "COUNTED_NOW", 1000)
+    voxels = np.zeros(SHAPE, "uint32")
+    voxels[10:30, 10:30, 10:30] = 7
+    ref = place.register(place.put_files("large", arrays.zarr2(voxels, separator=".")), hints=Hints(role="labels"))
+    for origin in _sampled(place, ref, min_foreground=0.5):
+        assert (voxels[tuple(slice(a, a + 8) for a in origin)] != 0).mean() >= 0.5
+    answer = _sample(place, ref, shape=[30, 30, 30], min_foreground=0.9)
+    assert (answer.status_code, answer.json()["code"]) == (422, "sample_unsatisfiable")
+    assert f"emporter ingest {ref.volume}" in answer.json()["hint"]
+
+
+def _sampled(place: Place, ref: VolumeRef, **wanted: Any) -> list[list[int]]:
+    answer = _sample(place, ref, **wanted)
+    assert answer.status_code == 200, answer.text
+    origins: list[list[int]] = answer.json()["origins"]
+    return origins
+
+
+def _sample(place: Place, ref: VolumeRef, **wanted: Any) -> httpx.Response:
+    asked = {"n": 20, "shape": [8, 8, 8], "seed": 1, "format": "places", **wanted}
+    return httpx.post(f"{place.house.url}/v1/volumes/{ref}/sample", json=asked, timeout=60)

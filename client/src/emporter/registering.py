@@ -214,6 +214,7 @@ class _Looking:
             levels=tuple(
                 LevelRecord(shape=k.shape, chunk=k.chunk, shard=k.chunk, scale=k.scale, translation=k.translation) for k in levels
             ),
+            fill_value=pyramid.fill_value,
         )
         software = f"emporter {version('emporter')}"
         provenance = Provenance(download_url=made.root, software=software, voxel_size=made.voxel_size)

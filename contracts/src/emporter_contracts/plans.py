@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue
 
 from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Index3, IngestRequest, Message, Select, Shape3
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, VoxelSize, grid_shape
 from emporter_contracts.revisions import Revising
 
@@ -132,6 +133,8 @@ class PlannedVolume(Message):
     """The archive's own index of its first voxel: not 0 where a format has offsets (precomputed's `voxel_offset`)."""
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the centre of the archive's voxel 0 lies, z, y, x, as its metadata says."""
+    fill_value: Fill = 0
+    """What its source reads as where it stored nothing."""
     acquisition: Acquisition = Acquisition()
     caveats: tuple[Caveat, ...] = ()
     said: dict[str, JsonValue] = {}

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 
 from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Index3, Message, Shape3
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, Licence, ManifestObject, Role
@@ -71,7 +72,9 @@ class LevelRecord(Message):
 
 
 class Technical(Message):
-    """`sha256` and `file_size_bytes` are of the level-0 voxels in C order, little-endian."""
+    """`sha256` and `file_size_bytes` are of the level-0 voxels in C order, little-endian. `fill_value` is what the source reads
+    as where it stored nothing.
+    """
 
     sha256: str | None = None
     file_size_bytes: ExactInt | None = None
@@ -80,6 +83,7 @@ class Technical(Message):
     chunk: Shape3 | None = None
     shard: Shape3 | None = None
     levels: tuple[LevelRecord, ...] = ()
+    fill_value: Fill = 0
     statistics: Statistics | None = None
 
 

@@ -44,7 +44,8 @@ class Split(Message):
 class SampleRequest(Message):
     """`n` different boxes of `shape`, all voxels of `level`. Nothing about them depends on anything but this and the revision.
 
-    `min_foreground`: the share of voxels that are not 0, in the volume `labels` where one is named, else in the volume itself.
+    `min_foreground`: the share of foreground, in the volume `labels` where one is named, else in the volume itself. Foreground of
+    labels is what is not 0, of an image what is not the value its source is filled with (`technical.fill_value` of its record).
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from emporter_contracts.acquisition import Acquisition
 from emporter_contracts.commands import Select
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
 from emporter_contracts.plans import Caveat, Role
 
@@ -110,6 +111,8 @@ class FoundVolume:
     acquisition: Acquisition = Acquisition()
     region: Box | None = None
     """What of the volume the sources hold, from its first voxel; None: all. Outside of it a missing chunk is no fill value."""
+    fill_value: Fill = 0
+    """What voxels are that nobody stored; 0 where the format knows of none."""
 
 
 class Format(Protocol):

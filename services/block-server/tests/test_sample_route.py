@@ -12,11 +12,12 @@ import tensorstore as ts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from block_server import sampling_occupancy
+from block_server import sampling_drawing, sampling_occupancy
 from block_server.sampling_occupancy import pooled
 from block_server.testing import House, Made, house_on
 from emporter_contracts import storage
 from emporter_contracts.geometry import Box
+from emporter_readers.filling import background, foreground
 
 SHAPE = (64, 100, 120)
 
@@ -34,11 +35,13 @@ def blobs(shape: tuple[int, int, int] = SHAPE, seed: int = 3) -> np.ndarray:
 
 def indexed(house: House, made: Made) -> Made:
     """Write the index that conversion makes."""
-    counts = pooled(made.voxels != 0, made.chunk)
+    counts = pooled(foreground(made.voxels, background(made.fill_value, made.role)), made.chunk)
+    # Those of volumes that were converted before fill values were known say 0 too.
+    attributes = {"fill_value": background(made.fill_value, made.role)}
     spec = {
         "driver": "zarr3",
         "kvstore": house.objects.kvstore(storage.VOLUMES, storage.occupancy(made.name, made.revision)),
-        "metadata": {"shape": counts.shape, "data_type": "uint32"},
+        "metadata": {"shape": counts.shape, "data_type": "uint32", "attributes": attributes},
         "store_data_equal_to_fill_value": True,
     }
     ts.open(spec, create=True).result().write(counts).result()
@@ -127,6 +130,38 @@ def test_foreground_without_labels_is_what_is_not_fill(house: House, web: httpx.
     assert all((voxels[Box.at(tuple(at), (8, 8, 8)).slices()] != 0).all() for at in found.tolist())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["counted now", "indexed"])
+@pytest.mark.parametrize(("dtype", "fill"), [("uint8", 255), ("int16", -1), ("float32", "NaN")])
+def test_foreground_of_a_source_that_is_filled_with_something_is_what_is_not_that(
+    house: House, web: httpx.Client, dtype: str, fill: Any, known: bool
+) -> None:
+    voxels = np.full((40, 60, 80), float(fill), dtype) if dtype == "float32" else np.full((40, 60, 80), fill, dtype)
+    voxels[:, 30:50, 20:70] = 0
+    made = house.commit(Made(voxels, name=f"filled-{dtype}-{known}".lower(), fill_value=fill))
+    if known:
+        indexed(house, made)
+    found = places(web, made, shape=[8, 8, 8], min_foreground=0.9, n=50)
+    for at in found.tolist():
+        assert (voxels[Box.at(tuple(at), (8, 8, 8)).slices()] == 0).mean() >= 0.9  # type: ignore[arg-type]
+
+
+def test_labels_are_foreground_where_they_are_not_0_whatever_they_are_filled_with(
+    house: House, web: httpx.Client, image: Made
+) -> None:
+    labels = blobs().astype(np.uint8)
+    labels[-8:] = 255
+    made = Made(labels, name="filled-labels", role="labels", fill_value=255, source_origin=(10, 20, 30))
+    indexed(house, house.commit(made))
+    plain = house.commit(Made(labels, name="plain-labels", role="labels", source_origin=(10, 20, 30)))
+    # An index of what is not 255 says nothing of them.
+    wrong = Made(labels, name="called-an-image", fill_value=255, source_origin=(10, 20, 30))
+    indexed(house, house.commit(wrong))
+    expected = places(web, image, labels=plain.name, min_foreground=0.4)
+    for named in (made, wrong):
+        assert np.array_equal(places(web, image, labels=named.name, min_foreground=0.4), expected)
+    assert np.array_equal(places(web, made, min_foreground=0.4), places(web, plain, min_foreground=0.4))
+
+
 def test_the_index_of_conversion_and_counting_now_give_the_same_boxes(house: House, web: httpx.Client) -> None:
     plain = house.commit(Made(blobs(), name="counted-now", role="labels"))
     known = indexed(house, house.commit(Made(blobs(), name="counted-before", role="labels")))
@@ -134,15 +169,29 @@ def test_the_index_of_conversion_and_counting_now_give_the_same_boxes(house: Hou
     assert np.array_equal(places(web, plain, **wanted), places(web, known, **wanted))
 
 
-def test_a_large_volume_without_an_index_says_what_to_do(
+def test_of_a_large_volume_without_an_index_the_boxes_that_are_drawn_are_counted(
     house: House, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling_occupancy, "COUNTED_NOW", 1000)
     made = house.commit(Made(blobs(), name="never-counted", role="labels"))
-    answer = ask(web, made, min_foreground=0.1)
-    assert (answer.status_code, answer.json()["code"]) == (409, "occupancy_missing")
-    assert "convert it again" in answer.json()["hint"]
-    assert ask(web, made).status_code == 200
+    found = places(web, made, min_foreground=0.3, n=20)
+    for at in found.tolist():
+        assert np.count_nonzero(made.voxels[Box.at(tuple(at), (16, 20, 24)).slices()]) / (16 * 20 * 24) >= 0.3  # type: ignore[arg-type]
+    assert np.array_equal(places(web, made, min_foreground=0.3, n=20), found)
+    with house_on(house.settings) as other, httpx.Client(base_url=other.url, timeout=60) as there:
+        assert np.array_equal(places(there, made, min_foreground=0.3, n=20), found)
+
+
+def test_too_few_boxes_of_a_large_volume_without_an_index_are_sought_within_bounds_and_it_says_what_would_help(
+    house: House, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_occupancy, "COUNTED_NOW", 1000)
+    monkeypatch.setattr(sampling_drawing, "most_checked", lambda n, voxels: n + 16)
+    made = house.commit(Made(blobs(), name="hardly-anything", role="labels"))
+    answer = ask(web, made, min_foreground=1.0, n=2)
+    assert (answer.status_code, answer.json()["code"]) == (422, "sample_unsatisfiable")
+    assert "among 18 of" in answer.json()["title"]
+    assert "convert hardly-anything again" in answer.json()["hint"]
 
 
 def test_an_index_of_many_chunks_is_kept_small_and_stays_true(

@@ -10,10 +10,13 @@ import tensorstore as ts
 import zarr
 
 from converter import occupancy
-from converter.testing import a_run, tissue
+from converter.testing import Run, a_run, a_volume, run_of, tissue
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Shape3
+from emporter_contracts.plans import Role
+from emporter_contracts.records import MetadataRecord
 from emporter_readers.array import ArrayReader
 from emporter_runtime.objects import Objects
 from emporter_runtime.testing import file_store
@@ -81,3 +84,32 @@ def test_voxels_that_are_no_numbers_are_something_and_zeros_of_either_sign_are_n
     plan = run.convert(objects)
     folder = objects.local_path(storage.VOLUMES, storage.occupancy(plan.volume, 1))
     assert int(zarr.open_array(str(folder), mode="r")[0, 0, 0]) == 2
+
+
+def filled(voxels: np.ndarray, fill: Fill, role: Role = "image") -> Run:
+    """A run over a source that is filled with something."""
+    volume = a_volume(voxels.shape, voxels.dtype.name, role=role).model_copy(update={"fill_value": fill})
+    return run_of(ArrayReader(voxels), volume)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill", "role", "counted", "expected"),
+    [
+        ("uint8", 255, "image", 255, 512 - 64),
+        ("float32", "NaN", "image", "NaN", 512 - 64),
+        ("uint8", 255, "labels", 0, 64 + 8),
+        ("uint8", 0, "image", 0, 64 + 8),
+    ],
+)
+def test_what_the_source_is_filled_with_is_no_foreground_but_of_labels(
+    objects: Objects, dtype: str, fill: Fill, role: Role, counted: Fill, expected: int
+) -> None:
+    voxels = np.zeros((8, 8, 8), dtype)
+    voxels[0] = np.nan if fill == "NaN" else 255
+    voxels[1, 0] = 3
+    run = filled(voxels, fill, role)
+    plan = run.convert(objects)
+    index = zarr.open_array(str(objects.local_path(storage.VOLUMES, storage.occupancy(plan.volume, 1))), mode="r", zarr_format=3)
+    assert (int(index[0, 0, 0]), index.attrs["fill_value"]) == (expected, counted)
+    record = MetadataRecord.model_validate_json(objects.get_sync(storage.VOLUMES, storage.record(plan.volume, 1)))
+    assert record.metadata.technical.fill_value == fill

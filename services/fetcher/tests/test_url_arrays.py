@@ -161,6 +161,7 @@ async def test_a_chunk_that_is_not_there_is_fill_value_and_counted(archive: File
     plan = await planned(source, arrays.put(archive, "/data", tree) + "/")
     (caveat,) = (c for c in plan.volumes[0].caveats if c.code == "chunks_missing")
     assert "1 of 48" in caveat.evidence
+    assert plan.volumes[0].fill_value == 7
     assert plan.archive["array"] == {"chunks_in_region": 48, "objects_found": 47}
     reader = await fetched(plan, source)
     expected = voxels.copy()

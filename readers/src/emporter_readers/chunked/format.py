@@ -13,7 +13,7 @@ from emporter_readers.array import RegionReader
 from emporter_readers.bounds import require_few
 from emporter_readers.chunked import n5, precomputed, zarr2, zarr3
 from emporter_readers.chunked.axes import placed
-from emporter_readers.chunked.decoding import check
+from emporter_readers.chunked.decoding import check, fill_of
 from emporter_readers.chunked.images import Image, n5_images, precomputed_images, zarr_images
 from emporter_readers.chunked.reader import ChunkedReader
 from emporter_readers.chunked.tree import Tree, read_document, under
@@ -104,6 +104,7 @@ class ChunkedFormat:
             start=reader.level.start,
             translation_nm=reader.translation_nm,
             region=hints.region,
+            fill_value=fill_of(reader.array),
         )
 
     def _documents(self, tree: Tree) -> list[str]:

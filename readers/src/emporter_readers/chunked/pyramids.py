@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from emporter_contracts.commands import Select
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Index3, Shape3, VoxelSize
 from emporter_contracts.plans import Caveat, Role
 from emporter_readers.array import MemorySource
-from emporter_readers.chunked.decoding import check
+from emporter_readers.chunked.decoding import check, fill_of
 from emporter_readers.chunked.format import N5, PRECOMPUTED, ZARR, Choice, ChunkedFormat
 from emporter_readers.chunked.reader import ChunkedReader
 from emporter_readers.chunked.tree import Document, Tree
@@ -47,6 +48,8 @@ class Pyramid:
     start: Index3
     levels: tuple[PlacedLevel, ...]
     caveats: tuple[Caveat, ...]
+    fill_value: Fill
+    """What its finest level is where nothing is stored."""
     said: Mapping[str, Document]
     """The documents of the image and of its finest level, verbatim, by name."""
 
@@ -87,6 +90,7 @@ def _pyramid(format_: ChunkedFormat, tree: Tree, choice: Choice, hints: Hints, u
         start=finest.level.start,
         levels=tuple(_placed(k, reader, finest, user) for k, reader in enumerate(levels)),
         caveats=(*finest.placed.caveats, *finest.array.caveats, *flagged),
+        fill_value=fill_of(finest.array),
         said={**(choice.image.said or {}), **finest.array.said},
     )
 

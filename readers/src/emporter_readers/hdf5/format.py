@@ -10,6 +10,7 @@ from emporter_contracts.commands import Select
 from emporter_contracts.geometry import VoxelSize, to_nm
 from emporter_contracts.plans import MAX_VOLUMES, Caveat
 from emporter_readers.errors import AmbiguousContentError, CorruptObjectError
+from emporter_readers.filling import fill_said
 from emporter_readers.hdf5.dataset import SAY_DATASET, Dataset
 from emporter_readers.hdf5.isolated import inspected
 from emporter_readers.hdf5.reader import ChunkReader, View, reader_of
@@ -151,6 +152,7 @@ def _found(
         parameters={"dataset": dataset.path},
         caveats=(*caveats, *_caveats(reader, dataset), *guessed),
         said=dataset.said,
+        fill_value=fill_said(dataset.fill),
     )
 
 

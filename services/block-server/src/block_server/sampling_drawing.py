@@ -12,7 +12,7 @@ import numpy as np
 
 from block_server.sampling import Ground, Int64s, below
 from block_server.sampling_errors import UnsatisfiableSampleError
-from block_server.sampling_foreground import Foreground
+from block_server.sampling_foreground import Foreground, Uncounted
 from emporter_contracts.geometry import Index3
 from emporter_contracts.training import SampleRequest
 
@@ -24,7 +24,7 @@ CHECKED_AT_ONCE = 8
 """Boxes whose voxels are counted at the same time."""
 
 Count = Callable[[Index3], Awaitable[int]]
-"""How many voxels that are not 0 the box at a place holds, counted."""
+"""How many voxels of foreground the box at a place holds, counted."""
 
 
 def most_checked(n: int, voxels: int) -> int:
@@ -41,7 +41,7 @@ class Drawn:
     tried: int
 
 
-async def drawn(request: SampleRequest, ground: Ground | None, foreground: Foreground | None, count: Count) -> Drawn:
+async def drawn(request: SampleRequest, ground: Ground | None, foreground: Foreground | Uncounted | None, count: Count) -> Drawn:
     """The first `n` places drawn that do. Raises UnsatisfiableSampleError, and what `count` raises."""
     total = 0 if ground is None else ground.total
     if ground is None or total < request.n:
@@ -56,13 +56,14 @@ async def drawn(request: SampleRequest, ground: Ground | None, foreground: Foreg
             return Drawn(np.array(drawing.taken, np.int64), total, drawing.tried)
         if drawing.over:
             break
-    raise _too_few(request, total, f"only {len(drawing.taken)} found among {drawing.tried} of {total} places")
+    remedy = f"; or {foreground.remedy}" if isinstance(foreground, Uncounted) else ""
+    raise _too_few(request, total, f"only {len(drawing.taken)} found among {drawing.tried} of {total} places", remedy)
 
 
 class _Drawing:
     """Takes places in the order they come until `n` are taken or most_checked were counted."""
 
-    def __init__(self, n: int, foreground: Foreground, count: Count) -> None:
+    def __init__(self, n: int, foreground: Foreground | Uncounted, count: Count) -> None:
         self._n = n
         self._most = most_checked(n, math.prod(foreground.shape))
         self._foreground = foreground
@@ -99,10 +100,10 @@ def _index(place: Int64s) -> Index3:
     return (z, y, x)
 
 
-def _too_few(request: SampleRequest, total: int, found: str) -> UnsatisfiableSampleError:
+def _too_few(request: SampleRequest, total: int, found: str, remedy: str = "") -> UnsatisfiableSampleError:
     shape = ",".join(map(str, request.shape))
     share = f" with at least {request.min_foreground:g} foreground" if request.min_foreground else ""
     part = f" in the {request.split.part} part" if request.split is not None else ""
     smaller = "a smaller shape, fewer boxes, or less left out"
     advice = f"a lower min_foreground, {smaller}" if request.min_foreground and total else smaller
-    return UnsatisfiableSampleError(f"{request.n} boxes of {shape}{share}{part}: {found}", hint=f"ask for {advice}")
+    return UnsatisfiableSampleError(f"{request.n} boxes of {shape}{share}{part}: {found}", hint=f"ask for {advice}{remedy}")

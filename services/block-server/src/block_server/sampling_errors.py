@@ -2,7 +2,6 @@
 
 BlockServerError
 ├── LabelsMisplacedError        409  the labels named lie on another grid than the image at that level
-├── OccupancyMissingError       409  nobody counted the foreground of a volume, and it is too large to count now
 └── UnsatisfiableSampleError    422  there are not as many boxes as were asked for
 """
 
@@ -13,11 +12,6 @@ from block_server.errors import BlockServerError
 
 class LabelsMisplacedError(BlockServerError):
     code = "labels_not_aligned"
-    status = 409
-
-
-class OccupancyMissingError(BlockServerError):
-    code = "occupancy_missing"
     status = 409
 
 

@@ -20,7 +20,7 @@ MANY = 2**12
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """Voxels of level 0 that are not 0, by cell of `cell` voxels laid from the origin of a volume of `shape`, all z, y, x."""
+    """Foreground voxels of level 0, by cell of `cell` voxels laid from the origin of a volume of `shape`, all z, y, x."""
 
     counts: NDArray[np.uint32]
     cell: Shape3
@@ -50,7 +50,7 @@ class Foreground:
     factor: Shape3
     offset: Index3
     wanted: int
-    """Voxels of a box that must not be 0."""
+    """Voxels of a box that must be foreground."""
 
     @property
     def chunk(self) -> Shape3:
@@ -67,7 +67,7 @@ class Foreground:
         return Ground.of(ground.cuts, is_open & (self._most(ground) >= self.wanted))
 
     def bounds(self, origins: Int64s) -> tuple[Int64s, Int64s]:
-        """At least and at most how many voxels that are not 0 the boxes at `origins` (N, 3) hold."""
+        """At least and at most how many voxels of foreground the boxes at `origins` (N, 3) hold."""
         voxels = math.prod(self.shape)
         spans = [self._span(origins[:, axis], axis) for axis in range(3)]
         if math.prod(int((b - a).max()) // c + 2 for (a, b), c in zip(spans, self.occupancy.cell, strict=True)) > MANY:
@@ -131,7 +131,7 @@ class Foreground:
         return low, np.minimum(counts, shared).sum(axis=(1, 2, 3))
 
     def _most(self, ground: Ground) -> Int64s:
-        """For each cell of the ground at most how many voxels that are not 0 a box beginning there holds."""
+        """For each cell of the ground at most how many voxels of foreground a box beginning there holds."""
         firsts, lasts = [], []
         for axis, cut in enumerate(ground.cuts):
             start, _ = self._span(cut[:-1], axis)
@@ -144,3 +144,22 @@ class Foreground:
             picked = [lasts[axis] if far[axis] else firsts[axis] for axis in range(3)]
             found += self.occupancy.table[np.ix_(*picked)] * (-1) ** (3 - sum(far))
         return np.minimum(found, math.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """Foreground of which nobody knows where it lies: any box may hold enough, and only its voxels tell."""
+
+    shape: Shape3
+    wanted: int
+    """Voxels of a box that must be foreground."""
+    remedy: str
+    """What to do so that it is known, said where too few boxes are found by trying."""
+
+    def narrowed(self, rules: Rules) -> Ground | None:
+        """All the open places."""
+        return rules.ground(self.shape)
+
+    def bounds(self, origins: Int64s) -> tuple[Int64s, Int64s]:
+        """None at least, all at most."""
+        return np.zeros(len(origins), np.int64), np.full(len(origins), math.prod(self.shape), np.int64)

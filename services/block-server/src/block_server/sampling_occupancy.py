@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from typing import Any
 
@@ -14,13 +15,17 @@ from block_server.admission import Admission
 from block_server.arrays import Level, OpenVolume, cache_context, fault_of
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError
-from block_server.sampling_errors import OccupancyMissingError
 from block_server.sampling_foreground import Occupancy
 from block_server.volumes import Volumes
 from emporter_contracts import storage
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Shape3, grid_shape
 from emporter_contracts.ids import VolumeRef
+from emporter_readers.filling import background, foreground
 from emporter_runtime.objects import Objects
+
+Key = tuple[VolumeRef, Fill]
+"""A revision, and what is no foreground of it."""
 
 KEPT = 16
 """Volumes whose counts are kept in mind, at most 12 MB each."""
@@ -31,7 +36,14 @@ AT_ONCE = 2
 READ_AT_ONCE = 2**22
 """Counts of the stored index read at once."""
 COUNTED_NOW = 2**29
-"""Bytes of voxels that are read to count them where there is no index: a second or two, once."""
+"""Bytes of voxels that are read to count them where there is no index: a second or two, once. Past it only the boxes that are
+drawn are looked at, and others are drawn: whoever changes it raises SAMPLER_VERSION."""
+
+
+def background_of(volume: OpenVolume) -> Fill:
+    """What voxels are that are no foreground of a volume."""
+    known = volume.record.metadata
+    return background(known.technical.fill_value, known.core.role)
 
 
 class Occupancies:
@@ -41,39 +53,47 @@ class Occupancies:
         self._objects = objects
         self._volumes = volumes
         self._decoding = decoding
-        self._kept: Kept[VolumeRef, Occupancy] = Kept(self._find, most=KEPT)
+        self._kept: Kept[Key, Occupancy | None] = Kept(self._find, most=KEPT)
         self.turn = asyncio.Semaphore(AT_ONCE)
 
-    async def of(self, ref: VolumeRef) -> Occupancy:
-        """Raises OccupancyMissingError where nobody counted and it would take too long now, DamagedVolumeError."""
-        return await self._kept.get(ref)
+    async def of(self, ref: VolumeRef, empty: Fill) -> Occupancy | None:
+        """Of what is not `empty`; None where nobody counted that and it would take too long now. Raises DamagedVolumeError."""
+        return await self._kept.get((ref, empty))
 
-    async def _find(self, ref: VolumeRef) -> Occupancy:
+    async def _find(self, key: Key) -> Occupancy | None:
+        ref, empty = key
         volume = await self._volumes.opened(ref)
         prefix = storage.occupancy(ref.volume, volume.arrays_of)
-        if await self._objects.find(storage.VOLUMES, prefix + "zarr.json") is not None:
+        index = await self._objects.find(storage.VOLUMES, prefix + "zarr.json")
+        if index is not None and _counts(index, volume.ref) == empty:
             return await _stored(volume, self._objects.kvstore(storage.VOLUMES, prefix))
         level = volume.levels[0]
         if math.prod(level.shape) * level.dtype.itemsize > COUNTED_NOW:
-            raise OccupancyMissingError(
-                f"{ref} has no index of its foreground, and is too large to be counted now",
-                hint="convert it again (`emporter ingest … --force convert`), or leave out min_foreground",
-            )
-        return await self._counted(volume, level)
+            return None
+        return await self._counted(volume, level, empty)
 
-    async def _counted(self, volume: OpenVolume, level: Level) -> Occupancy:
+    async def _counted(self, volume: OpenVolume, level: Level, empty: Fill) -> Occupancy:
         counts = np.zeros(grid_shape(level.shape, level.chunk), np.uint32)
         for box in Box.whole(level.shape).tiles(_several(level.chunk, level.dtype.itemsize)):
             with await self._decoding.hold(2 * box.size * level.dtype.itemsize + level.decoded_bytes(box)):
                 voxels = await volume.read(level, box)
-                found = await asyncio.to_thread(pooled, voxels != 0, level.chunk)
+                found = await asyncio.to_thread(pooled, foreground(voxels, empty), level.chunk)
             first = [a // c for a, c in zip(box.start, level.chunk, strict=True)]
             counts[tuple(slice(a, a + n) for a, n in zip(first, found.shape, strict=True))] = found
         return Occupancy.of(counts, level.chunk, level.shape)
 
 
+def _counts(index: bytes, ref: VolumeRef) -> Fill:
+    """What the index took for no foreground, by its metadata. Raises DamagedVolumeError."""
+    try:
+        empty: Fill = json.loads(index).get("attributes", {}).get("fill_value", 0)
+    except (ValueError, AttributeError) as error:
+        raise DamagedVolumeError(f"{ref}: the metadata of its index of foreground is damaged", hint="convert it again") from error
+    return empty
+
+
 async def _stored(volume: OpenVolume, kvstore: dict[str, Any]) -> Occupancy:
-    """The index made at conversion: voxels that are not 0, one count for each chunk of level 0 (Zarr v3, uint32)."""
+    """The index made at conversion: voxels of foreground, one count for each chunk of level 0 (Zarr v3, uint32)."""
     level = volume.levels[0]
     try:
         spec = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
@@ -116,8 +136,3 @@ def _several(chunk: Shape3, itemsize: int) -> Shape3:
         cell[cell.index(min(cell))] *= 2
     z, y, x = cell
     return (z, y, x)
-
-
-def count_of(voxels: NDArray[Any]) -> int:
-    """Voxels that are not 0."""
-    return int(np.count_nonzero(voxels))

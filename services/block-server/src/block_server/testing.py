@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from block_server.app import create_app
 from block_server.settings import BlockServerSettings
 from emporter_contracts import storage
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Index3, Shape3
 from emporter_contracts.ids import VolumeRef, job_of, record_uuid
 from emporter_contracts.jobs import JobState
@@ -52,6 +53,8 @@ class Made:
     source_origin: Index3 = (0, 0, 0)
     role: Role = "image"
     labels_of: str | None = None
+    fill_value: Fill = 0
+    """What the source it was made of is filled with."""
     caveats: tuple[Caveat, ...] = ()
     description: str = ""
     zeros_stored: bool = True
@@ -188,7 +191,7 @@ def _record(made: Made) -> MetadataRecord:
         status=JobState.COMPLETE,
         created_at=MADE_AT,
         updated_at=MADE_AT,
-        metadata=Metadata(core=core, technical=Technical(statistics=_statistics(made))),
+        metadata=Metadata(core=core, technical=Technical(fill_value=made.fill_value, statistics=_statistics(made))),
         licence=Licence(spdx="CC0-1.0", known=True),
         caveats=made.caveats,
     )

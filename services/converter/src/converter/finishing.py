@@ -25,6 +25,7 @@ from emporter_contracts.commands import IngestRequest
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
+from emporter_readers.filling import background
 from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
@@ -65,7 +66,9 @@ def finish_volume(
         return committed
     create_arrays(objects, plan, revision)
     memory = working_memory(conversion_plan.memory_bytes)
-    seen = look_through(objects, plan, revision, entered, memory, stop)
+    planned = next(v for v in fetch_plan.volumes if v.volume == volume)
+    empty = background(planned.fill_value, planned.role)
+    seen = look_through(objects, plan, revision, entered, empty, memory, stop)
     quality = _read_back(objects, plan, revision, request, reader_of(), seen.sha256, stop)
     stop()
     record = metadata_record(fetch_plan, manifest, plan, seen, quality, entered, datetime.now(UTC))
@@ -79,7 +82,6 @@ def finish_volume(
     kept = {key: _kept(objects, key, data) for key, data in documents.items()}
     record = _recorded(kept[storage.record(volume, revision)], seen)
     _hold(objects, record, purpose)
-    planned = next(v for v in fetch_plan.volumes if v.volume == volume)
     group = group_document(plan, planned, record.metadata.technical.statistics or seen.statistics)
     digest = volume_digest(entered, arrays, seen.occupancy)
     digests = document(digests_document(digest, seen, entered, arrays, seen.occupancy))

@@ -1,4 +1,4 @@
-"""Where in a volume there is anything: of every chunk of level 0, how many voxels are not 0.
+"""Where in a volume there is anything: of every chunk of level 0, how many voxels are foreground.
 
 Samplers of training blocks ask it, and would otherwise have to read the volume. It is counted in the ordered pass that hashes the
 voxels, a layer of chunks at a time, so the memory it takes is that of one piece of the index, not of the volume.
@@ -15,8 +15,10 @@ from converter.digesting import Sum, sum_of
 from converter.ngff import document
 from converter.shards import ShardCodec, array_metadata
 from emporter_contracts import storage
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
 from emporter_contracts.plans import LevelPlan, VolumePlan
+from emporter_readers.filling import foreground
 from emporter_runtime.objects import Objects
 
 COUNT = "uint32"
@@ -29,10 +31,13 @@ EDGE = 1024
 
 
 class OccupancyIndex:
-    """Takes the voxels of level 0 in C order, box after box, and stores the counts as soon as an object of them is full."""
+    """Takes the voxels of level 0 in C order, box after box, and stores the counts as soon as an object of them is full. Counted
+    is what is not `empty`.
+    """
 
-    def __init__(self, objects: Objects, plan: VolumePlan, revision: int) -> None:
+    def __init__(self, objects: Objects, plan: VolumePlan, revision: int, empty: Fill) -> None:
         self._objects = objects
+        self._background = empty
         self._root = storage.occupancy(plan.volume, revision)
         self._level = plan.levels[0]
         grid = grid_shape(self._level.shape, self._level.chunk)
@@ -49,11 +54,11 @@ class OccupancyIndex:
         z = box.start[0]
         while z < box.stop[0]:
             end = min(box.stop[0], (z // cut + 1) * cut)
-            self._add(z // cut, box, _flat(voxels[z - box.start[0] : end - box.start[0]]))
+            self._add(z // cut, box, _flat(voxels[z - box.start[0] : end - box.start[0]], self._background))
             z = end
 
     def _add(self, layer: int, box: Box, flat: NDArray[Any]) -> None:
-        """Add to one layer of chunks: `flat` says of each y, x of the box how many voxels along z are not 0."""
+        """Add to one layer of chunks: `flat` says of each y, x of the box how many voxels along z are foreground."""
         if layer >= self._first + self._codec.level.shard[0]:
             self._store()
             self._first = layer
@@ -65,7 +70,8 @@ class OccupancyIndex:
         """Store what is left, and the metadata, by which readers know that the index is there."""
         self._store()
         metadata = array_metadata(self._index, COUNT, "zstd")
-        said = {"chunk_shape": list(self._level.chunk), "volume_shape": list(self._level.shape), "fill_value": 0}
+        level = self._level
+        said = {"chunk_shape": list(level.chunk), "volume_shape": list(level.shape), "fill_value": self._background}
         data = document({**metadata, "attributes": said})
         self._put("zarr.json", data)
 
@@ -98,13 +104,13 @@ def _index_plan(grid: Shape3) -> LevelPlan:
     return LevelPlan(shape=grid, chunk=piece, shard=piece, task=piece, scale=one, translation=(0.0, 0.0, 0.0))
 
 
-def _flat(voxels: NDArray[Any]) -> NDArray[Any]:
-    """How many along z are not 0, in whole numbers as narrow as hold it, for that is how fast it is."""
+def _flat(voxels: NDArray[Any], empty: Fill) -> NDArray[Any]:
+    """How many along z are foreground, in whole numbers as narrow as hold it, for that is how fast it is."""
     depth, rows, columns = voxels.shape
     flat = np.empty((rows, columns), np.min_scalar_type(depth))
     step = max(1, LOOKED_AT // (depth * columns))
     for y in range(0, rows, step):
-        there = voxels[:, y : y + step] != 0
+        there = foreground(voxels[:, y : y + step], empty)
         np.add.reduce(there.view(np.uint8), axis=0, dtype=flat.dtype, out=flat[y : y + step])
     return flat
 

@@ -85,7 +85,7 @@ def metadata_record(
         metadata=Metadata(
             core=_core(fetch, volume),
             acquisition=volume.acquisition,
-            technical=_technical(plan, seen, entered),
+            technical=_technical(volume, plan, seen, entered),
             provenance=_provenance(fetch, manifest, volume),
             quality=quality,
         ),
@@ -124,7 +124,7 @@ def _core(fetch: FetchPlan, volume: PlannedVolume) -> Core:
     )
 
 
-def _technical(plan: VolumePlan, seen: Seen, entered: Mapping[str, ShardWritten]) -> Technical:
+def _technical(volume: PlannedVolume, plan: VolumePlan, seen: Seen, entered: Mapping[str, ShardWritten]) -> Technical:
     levels = tuple(
         LevelRecord(shape=k.shape, chunk=k.chunk, shard=k.shard, scale=k.scale, translation=k.translation) for k in plan.levels
     )
@@ -136,6 +136,7 @@ def _technical(plan: VolumePlan, seen: Seen, entered: Mapping[str, ShardWritten]
         chunk=plan.levels[0].chunk,
         shard=plan.levels[0].shard,
         levels=levels,
+        fill_value=volume.fill_value,
         statistics=seen.statistics,
     )
 

@@ -33,6 +33,7 @@ from converter.statistics import counter
 from converter.stored import StoredLevel, shard_written
 from emporter_contracts import storage
 from emporter_contracts.events import ShardWritten
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Shape3, grid_shape
 from emporter_contracts.plans import VolumePlan
 from emporter_contracts.records import Statistics
@@ -107,13 +108,15 @@ class Checks:
 
 
 def look_through(
-    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], memory: int, stop: Stop
+    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], empty: Fill, memory: int, stop: Stop
 ) -> Seen:
-    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
+    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it; `empty` is what voxels
+    are that are no foreground.
+    """
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
     digest, counts, slices = hashlib.sha256(), counter(level.dtype), SliceCounter(level.shape, level.dtype)
-    occupancy = OccupancyIndex(objects, plan, revision)
+    occupancy = OccupancyIndex(objects, plan, revision, empty)
     size = 0
     with ThreadPoolExecutor(looking_threads(level), "look") as pool:
         try:

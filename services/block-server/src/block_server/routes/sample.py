@@ -24,12 +24,14 @@ from block_server.routes.batch import described_body
 from block_server.sampling import Rules, in_order, needed, rules
 from block_server.sampling_drawing import Drawn, drawn
 from block_server.sampling_errors import UnsatisfiableSampleError
-from block_server.sampling_foreground import Foreground
+from block_server.sampling_foreground import Foreground, Uncounted
 from block_server.sampling_labels import aligned, room
-from block_server.sampling_occupancy import count_of
+from block_server.sampling_occupancy import background_of
 from emporter_contracts import storage
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Index3
 from emporter_contracts.training import SAMPLER_VERSION, LabelGrid, SamplePlaces, SampleRequest
+from emporter_readers.filling import foreground as is_foreground
 
 router = APIRouter(tags=["training"])
 
@@ -48,17 +50,20 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
+NO_LABEL = 0
+"""What voxels of labels are that carry none."""
 COUNTED_TOGETHER = (256, 256, 256)
 """Voxels of a box read at once to count them, so that a box of any size is counted in bounded memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The volume whose voxels are foreground where they are not 0, at the level and offset that match the image's."""
+    """The volume whose voxels are foreground where they are not `empty`, at the level and offset that match the image's."""
 
     volume: OpenVolume
     level: Level
     offset: Index3
+    empty: Fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +138,10 @@ async def _foreground_of(
 ) -> tuple[LabelGrid | None, Counted]:
     """What is looked at for foreground: the labels named, else the image itself."""
     if wanted.labels is None:
-        return None, Counted(image, level, (0, 0, 0))
+        return None, Counted(image, level, (0, 0, 0), background_of(image))
     labels = (await find_named(request, wanted.labels)).volume
     grid = aligned(image, level, labels)
-    return grid, Counted(labels, labels.level(grid.level), grid.offset)
+    return grid, Counted(labels, labels.level(grid.level), grid.offset, NO_LABEL)
 
 
 async def _draw(rooms: Rooms, image: OpenVolume, level: Level, wanted: SampleRequest, counted: Counted) -> Drawn:
@@ -154,25 +159,32 @@ async def _draw(rooms: Rooms, image: OpenVolume, level: Level, wanted: SampleReq
 
 
 async def _with_foreground(rooms: Rooms, wanted: SampleRequest, counted: Counted, allowed: Rules) -> Drawn:
-    foreground = Foreground(
-        await rooms.occupancies.of(counted.volume.ref),
-        wanted.shape,
-        counted.level.factor,
-        counted.offset,
-        needed(wanted.min_foreground, math.prod(wanted.shape)),
-    )
+    foreground = await _known(rooms, wanted, counted)
 
     async def count(place: Index3) -> int:
         found = 0
         for part in Box.at(place, wanted.shape).moved(counted.offset).tiles(COUNTED_TOGETHER):
             asked = crop(counted.volume, counted.level, part, "error")
             with await rooms.decoding.hold(asked.needed_bytes):
-                found += count_of(await asked.read())
+                found += int(np.count_nonzero(is_foreground(await asked.read(), counted.empty)))
         return found
 
     async with rooms.occupancies.turn:
         ground = await asyncio.to_thread(foreground.narrowed, allowed)
     return await drawn(wanted, ground, foreground, count)
+
+
+async def _known(rooms: Rooms, wanted: SampleRequest, counted: Counted) -> Foreground | Uncounted:
+    enough = needed(wanted.min_foreground, math.prod(wanted.shape))
+    occupancy = await rooms.occupancies.of(counted.volume.ref, counted.empty)
+    if occupancy is not None:
+        return Foreground(occupancy, wanted.shape, counted.level.factor, counted.offset, enough)
+    volume = counted.volume.ref.volume
+    if counted.volume.record.managed:
+        remedy = f"convert {volume} again (`emporter ingest … --force convert`): an index then says where its foreground is"
+    else:
+        remedy = f"`emporter ingest {volume}`: of its copy an index says where foreground is"
+    return Uncounted(wanted.shape, enough, remedy)
 
 
 async def _never(_: Index3) -> int:
