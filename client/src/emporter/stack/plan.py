@@ -19,8 +19,8 @@ from emporter_contracts.storage import INBOX
 SERVICES = {"fetcher": "fetcher", "converter": "converter", "cataloger": "cataloger", "block-server": "block_server"}
 """The four services by the names people use, with the module each is run as."""
 HOST = "127.0.0.1"
-S3_MEMORY = "256MiB"
-"""Soft limit of the S3 server's memory; without it takes 2 GB."""
+S3_MEMORY = "512MiB"
+"""Soft limit of the S3 server's memory: without one it takes 2 GB, and at half of this a put costs three times the processor time."""
 S3_GRACE = 5.0
 """Seconds it may take to stop. It usually takes two; what it has acknowledged is in its files also when it is killed."""
 S3_VOLUME_MB = 1024
