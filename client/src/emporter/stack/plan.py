@@ -20,7 +20,7 @@ SERVICES = {"fetcher": "fetcher", "converter": "converter", "cataloger": "catalo
 """The four services by the names people use, with the module each is run as."""
 HOST = "127.0.0.1"
 S3_MEMORY = "512MiB"
-"""Soft limit of the S3 server's memory: without one it takes 2 GB, and at half of this a put costs three times the processor time."""
+"""Soft limit of the S3 server's memory: without one it takes 2 GB, and at half of this a put costs three times as much."""
 S3_GRACE = 5.0
 """Seconds it may take to stop. It usually takes two; what it has acknowledged is in its files also when it is killed."""
 S3_VOLUME_MB = 1024
