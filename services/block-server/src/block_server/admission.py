@@ -67,7 +67,8 @@ class Admission:
         if wanted > self.limit:
             raise TooLargeError(
                 f"the request needs {wanted} bytes at once, the limit is {self.limit}",
-                hint="ask for it in several smaller boxes, take a coarser level, or open the Zarr itself",
+                hint="ask for it in several smaller boxes, take a coarser level, or open the Zarr itself; if one chunk is that "
+                "large, ingest it with smaller ones",
             )
         if self._waiting or self.held + wanted > self.limit:
             await self._turn(wanted)

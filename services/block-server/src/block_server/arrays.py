@@ -30,6 +30,8 @@ from emporter_runtime.objects import Objects, StoreRefusedError
 VOXELS = 64 * 2**20
 """Bytes of chunks decoded at once for one request: past it the box is read in pieces, so that a slice through 64-voxel chunks
 does not hold 64 times itself. A dozen 128³ crops of 16 bit fit, so what loaders ask for is read in one go."""
+DECODERS = 16
+"""Chunks of sources that are fetched and decoded at once, over all volumes: most of the time they wait for a network."""
 RETRIES = {"max_retries": 3, "initial_delay": "100ms", "max_delay": "1s"}
 """Of one request to S3. TensorStore's own default tries for minutes; a reader would rather hear 503 and come back."""
 
@@ -63,15 +65,27 @@ class Level:
     store: Any
     near: NearLevel | None = None
     """Copies of its shards on a near disk, where there is one."""
+    beside: int = 0
+    """Bytes that decoding a chunk takes beside it, of a volume that is read where it lies: its chunks are of any size."""
 
     @property
     def shards(self) -> Shape3:
         """How many shards cover the level, by axis."""
         return grid_shape(self.shape, self.shard)
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Of one chunk, decoded."""
+        return math.prod(self.chunk) * self.dtype.itemsize
+
     def decoded_bytes(self, box: Box) -> int:
-        """Bytes of the chunks that hold `box`, of which at most VOXELS are decoded at once."""
-        return min(VOXELS, covered_voxels(box, self.chunk) * self.dtype.itemsize)
+        """Held at once to decode the chunks that hold `box`: at most VOXELS of them, but never less than one chunk."""
+        covered = covered_voxels(box, self.chunk) * self.dtype.itemsize
+        return self.decoding_bytes(min(covered, max(VOXELS, self.chunk_bytes)))
+
+    def decoding_bytes(self, chunks: int) -> int:
+        """Held while chunks of `chunks` bytes in all are decoded together."""
+        return chunks + self.beside * min(DECODERS, -(-chunks // self.chunk_bytes))
 
 
 class Reading:

@@ -21,8 +21,9 @@ from block_server.arrays import OpenVolume
 from block_server.cropping import Crop
 from block_server.errors import DamagedVolumeError, TooLargeError
 from block_server.formats import BLOSC_LONGEST, MEDIA_TYPES, BlockFormat, Conversion, compressed, npy_header, raw
-from block_server.reading import AHEAD, Part, Plan, in_order, planned, slabs
+from block_server.reading import AHEAD, SLAB_BYTES, Part, Plan, amplification, decoded_in_turn, in_order, planned, slabs
 from block_server.rooms import Rooms, removed_or_damaged, rooms_of
+from block_server.settings import MIB
 
 Pieces = AsyncIterator[bytes | memoryview]
 
@@ -99,7 +100,7 @@ async def deliver(
     Raises TooLargeError, BusyError, DamagedVolumeError, StoreUnavailableError, ClientGoneError.
     """
     rooms = rooms_of(request)
-    telemetry.count_voxels(parts)
+    check_decoding(rooms, parts)
     if isinstance(form, Form) and form.encoding in {"zstd", "blosc"}:
         return await _whole(request, rooms, parts, form, headers, timing)
     plan, hold = await _admitted(request, rooms, parts, _converted(parts, form), together=together)
@@ -134,11 +135,16 @@ async def _admitted(request: Request, rooms: Rooms, parts: Sequence[Part], besid
         plan = planned(parts, limit // 2)
     else:
         plan = planned(parts, min(limit // 2, AHEAD * max(part.needed_bytes for part in parts)))
-    return plan, await _held(request, rooms, plan.at_once + beside)
+    return plan, await held(request, rooms, parts, plan.at_once + beside)
 
 
-async def _held(request: Request, rooms: Rooms, wanted: int) -> Hold:
-    """So many bytes of memory, while the client waits for them. Raises TooLargeError, BusyError, ClientGoneError."""
+async def held(request: Request, rooms: Rooms, parts: Sequence[Part], wanted: int) -> Hold:
+    """So many bytes of memory to read `parts` in, while the client waits for them.
+
+    Raises TooLargeError, BusyError, ClientGoneError.
+    """
+    if wanted > rooms.decoding.limit:
+        _check_chunks(rooms, parts)
     at_once = rooms.decoding.hold_now(wanted)
     return at_once if at_once is not None else await while_wanted(request.receive, rooms.decoding.hold(wanted))
 
@@ -180,12 +186,14 @@ async def _whole(
     assert form.encoding in {"zstd", "blosc"}
     size = form.bytes_of(parts)
     plan = planned(parts, rooms.decoding.limit // 2)
+    if plan.at_once > rooms.decoding.limit:
+        _check_chunks(rooms, parts)
     if 2 * size + plan.at_once > rooms.decoding.limit or (form.encoding == "blosc" and size > BLOSC_LONGEST):
         raise TooLargeError(
             f"{size} bytes can't be compressed as one body, which takes more memory than there is for all",
             hint="ask for format=raw, which has no such limit, or for smaller boxes",
         )
-    hold = await _held(request, rooms, plan.at_once + 2 * size + _converted(parts, form))
+    hold = await held(request, rooms, parts, plan.at_once + 2 * size + _converted(parts, form))
     timing.over("wait")
     try:
         async with _named(rooms, parts):
@@ -216,7 +224,10 @@ async def _gathered(plan: Plan, form: Form, size: int) -> NDArray[Any]:
 def cut(rooms: Rooms, wanted: Crop) -> Sequence[Crop]:
     """One box as parts that follow each other in C order. Raises TooLargeError."""
     check_size(rooms, wanted.bytes)
-    return slabs(wanted, rooms.decoding.limit // (2 * AHEAD))
+    limit, level = rooms.decoding.limit, wanted.level
+    # Beside a chunk that takes nearly all there is, slabs are of what is left; edges are made of more.
+    left = max(MIB, limit - level.decoding_bytes(level.chunk_bytes)) // (1 if wanted.inside is wanted.box else 4)
+    return slabs(wanted, min(left, limit // (2 * AHEAD)), min(left, SLAB_BYTES))
 
 
 def check_size(rooms: Rooms, wanted: int) -> None:
@@ -227,6 +238,39 @@ def check_size(rooms: Rooms, wanted: int) -> None:
             f"the request is for {wanted} bytes of voxels, the limit is {limit}",
             hint="ask for it in several smaller boxes, take a coarser level, or open the Zarr itself",
         )
+
+
+def check_decoding(rooms: Rooms, parts: Sequence[Part]) -> None:
+    """Count what is asked for. Raises TooLargeError where the chunks that hold it are more than one request may have decoded:
+    of few voxels in each of many chunks that is far more than their bytes.
+    """
+    asked, touched = amplification(parts)
+    limit = rooms.settings.blocks_request_decoded_bytes
+    if touched > limit:
+        kept = max(rooms.settings.blocks_cache_bytes, rooms.decoding.limit) // 2
+        decoded = decoded_in_turn(parts, kept)
+        if decoded > limit:
+            chunk = ",".join(map(str, max((part.level for part in parts), key=lambda level: level.chunk_bytes).chunk))
+            raise TooLargeError(
+                f"for {asked} bytes of voxels the request needs {decoded} bytes of chunks decoded, the limit is {limit}",
+                hint=f"ask for fewer boxes at once, or for boxes that are whole chunks ({chunk} voxels z,y,x)",
+            )
+    telemetry.count_voxels(asked, touched)
+
+
+def _check_chunks(rooms: Rooms, parts: Sequence[Part]) -> None:
+    """Raises TooLargeError where a single chunk takes more memory than there is for all: no smaller box would help then."""
+    largest = max(parts, key=lambda part: part.level.decoding_bytes(part.level.chunk_bytes))
+    level, ref = largest.level, largest.volume.ref
+    least = level.decoding_bytes(level.chunk_bytes)
+    if least < rooms.decoding.limit:
+        return
+    copied = f"emporter ingest {ref} copies it in, with smaller ones" if largest.volume.watch else "convert it with smaller ones"
+    raise TooLargeError(
+        f"{ref} level {level.number} has chunks of {level.chunk_bytes} bytes, of which one voxel needs a whole one, and decoding "
+        f"that takes {least} bytes at once; the limit is {rooms.decoding.limit}",
+        hint=f"{copied}; take a level with smaller chunks; or the operator sets EMPORTER_BLOCKS_IN_FLIGHT_BYTES to {2 * least}",
+    )
 
 
 def _converted(parts: Sequence[Part], form: Given) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import tensorstore as ts
@@ -97,18 +98,18 @@ async def in_order(plan: Plan, hold: Hold) -> AsyncGenerator[NDArray[Any], None]
             reading.cancel()
 
 
-def slabs(part: Crop, most: int) -> list[Crop]:
-    """A box cut across z into boxes whose voxels follow each other in C order: whole layers of chunks, where one takes at most
-    `most` bytes; else thinner, at last rows of single planes.
+def slabs(part: Crop, most: int, usual: int = SLAB_BYTES) -> list[Crop]:
+    """A box of more than `usual` bytes cut across z into boxes whose voxels follow each other in C order: as many whole layers of
+    chunks as `usual` bytes hold, one where that takes at most `most` bytes; else thinner, at last rows of single planes.
     """
     box, cell = part.box, part.level.chunk
     plane = box.shape[1] * box.shape[2] * part.level.dtype.itemsize
-    if part.bytes <= SLAB_BYTES:
+    if part.bytes <= usual:
         return [part]
     if plane > most:
         rows = max(1, most // (box.shape[2] * part.level.dtype.itemsize))
         return [part.of(tile) for tile in _aligned(box, (1, rows, _beyond(box)))]
-    layers = max(1, SLAB_BYTES // (plane * cell[0]))
+    layers = max(1, usual // (plane * cell[0]))
     thick = cell[0] * layers if plane * cell[0] <= most else max(1, most // plane)
     return [part.of(tile) for tile in _aligned(box, (thick, _beyond(box), _beyond(box)))]
 
@@ -138,12 +139,39 @@ def _decoded(parts: Sequence[Part]) -> int:
 
 
 def _touched(parts: list[Part]) -> int:
+    """Held while the chunks that parts of one level touch are decoded together."""
     level = parts[0].level
     hulls = [part.hull for part in parts if part.hull is not None]
     each = sum(covered_voxels(hull, level.chunk) for hull in hulls)
-    z, y, x = ((min(h.start[k] for h in hulls), max(h.stop[k] for h in hulls)) for k in range(3))
-    around = covered_voxels(Box((z[0], y[0], x[0]), (z[1], y[1], x[1])), level.chunk)
-    return min(each, around) * level.dtype.itemsize
+    around = covered_voxels(_around(hulls), level.chunk)
+    return level.decoding_bytes(min(each, around) * level.dtype.itemsize)
+
+
+def decoded_in_turn(parts: Sequence[Part], kept: int) -> int:
+    """Bytes of chunks decoded for parts that are read in this order, where the last `kept` bytes need not be decoded again."""
+    return sum(_in_turn([one.hull for one in run if one.hull is not None], run[0].level, kept) for run in _by_level(parts))
+
+
+def _by_level(parts: Sequence[Part]) -> Iterable[list[Part]]:
+    return (list(run) for _, run in groupby(parts, lambda part: id(part.level)))
+
+
+def _in_turn(hulls: Sequence[Box], level: Level, kept: int) -> int:
+    """Runs of boxes whose chunks are `kept` bytes at most decode each of them once."""
+    decoded, each, around = 0, 0, None
+    for hull in hulls:
+        grown = hull if around is None else _around([around, hull])
+        if around is not None and covered_voxels(grown, level.chunk) * level.dtype.itemsize > kept:
+            decoded += min(each, covered_voxels(around, level.chunk))
+            each, grown = 0, hull
+        each, around = each + covered_voxels(hull, level.chunk), grown
+    return (decoded + (0 if around is None else min(each, covered_voxels(around, level.chunk)))) * level.dtype.itemsize
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds them all."""
+    z, y, x = ((min(one.start[k] for one in boxes), max(one.stop[k] for one in boxes)) for k in range(3))
+    return Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
 
 def amplification(parts: Sequence[Part]) -> tuple[int, int]:

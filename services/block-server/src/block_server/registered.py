@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from block_server.arrays import Level, OpenVolume
+from block_server.admission import Admission, Hold
+from block_server.arrays import DECODERS, Level, OpenVolume
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError, SourceAwayError, SourceClosedError
 from block_server.settings import BlockServerSettings
@@ -37,8 +39,8 @@ from emporter_runtime.errors import PermanentError, TransientError
 from emporter_runtime.objects import Objects
 from emporter_runtime.roots import Root, open_root
 
-DECODERS = 16
-"""Chunks of sources that are fetched and decoded at once, over all volumes: most of the time they wait for a network."""
+COPIES = 2
+"""Times a chunk of the source that decoding takes beside what it gives: as it is stored, and as the decoder has it (measured)."""
 FOR_EVER = ts.KvStore.TimestampedStorageGeneration(b"registered", float("inf"))
 """A revision never changes: a chunk that is in the cache is never asked for again."""
 WATCHED = 4096
@@ -52,6 +54,8 @@ class Registered:
         self._settings = settings
         self._context = context
         self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="sources")
+        self._turns = asyncio.Semaphore(DECODERS)
+        self._decoding = Admission(settings.blocks_in_flight_bytes, settings.blocks_wait_seconds)
         self._roots: list[Root] = []
         self._sources: Kept[_Key, Source] = Kept(self._source, most=WATCHED)
 
@@ -94,9 +98,22 @@ class Registered:
         self._roots.append(root)
         return Source(key.ref, root, key.registration, self._settings.blocks_source_seconds)
 
+    async def _decoded(self, work: Callable[[], None], takes: int) -> None:
+        """`work` in a thread. A thread that has begun goes on though its reader has hung up, and what it `takes` is held until it
+        ends: who reads on waits for no more than what such threads still hold. Raises BusyError.
+        """
+        async with self._turns:
+            hold = await self._decoding.hold(takes)
+            loop, began = asyncio.get_running_loop(), self._pool.submit(work)
+            began.add_done_callback(lambda _: _given_back(loop, hold))
+            await asyncio.wrap_future(began)
+
     def _level(self, source: Source, number: int, placed: PlacedLevel, said: RegisteredLevel) -> Level:
         reader = attached(placed.reader, source)
         loop = asyncio.get_running_loop()
+        # With all its channels, and whole where the volume ends within it.
+        beside = COPIES * math.prod(reader.array.chunk) * reader.dtype.itemsize
+        takes = beside + math.prod(said.chunk) * reader.dtype.itemsize
 
         def fill(box: Box, out: NDArray[Any]) -> None:
             out[...] = reader.read(box)
@@ -104,7 +121,8 @@ class Registered:
         async def read(domain: Any, out: NDArray[Any], _: Any) -> Any:
             with source_faults(source.ref):
                 source.check_unchanged()
-                await loop.run_in_executor(self._pool, fill, Box(tuple(domain.origin), tuple(domain.exclusive_max)), out)
+                box = Box(tuple(domain.origin), tuple(domain.exclusive_max))
+                await self._decoded(lambda: fill(box, out), takes)
             return FOR_EVER
 
         store = ts.virtual_chunked(
@@ -126,7 +144,14 @@ class Registered:
             translation=said.translation,
             factor=said.factor,
             store=store,
+            beside=beside,
         )
+
+
+def _given_back(loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
+    """From a thread of the pool."""
+    with suppress(RuntimeError):  # the server has stopped, and nobody counts any more
+        loop.call_soon_threadsafe(hold.shrink, 0)
 
 
 class _Key:

@@ -27,9 +27,13 @@ class BlockServerSettings(RootSettings, AccessSettings):
     blocks_disk_cache_bytes: Annotated[int, Field(ge=0)] = 20_480 * MIB
     """Of such copies; the longest unused are given up."""
     blocks_in_flight_bytes: Annotated[int, Field(ge=8 * MIB)] = 512 * MIB
-    """Of voxels that requests may hold at once; more wait a moment, then get 503. A larger box is sent as it is read."""
+    """Of voxels, and of chunks being decoded, that requests may hold at once; more wait a moment, then get 503. A larger box is
+    sent as it is read; where one chunk takes more, it is 413."""
     blocks_request_bytes: Annotated[int, Field(ge=MIB)] = 16_384 * MIB
     """Of voxels that a single request may ask for; more gets 413."""
+    blocks_request_decoded_bytes: Annotated[int, Field(ge=MIB)] = 262_144 * MIB
+    """Of chunks that a single request may have decoded; more gets 413. It bounds work, not memory: a batch of 256 crops of 128³,
+    each in eight chunks of 64 MiB, is half of it, and takes some minutes."""
     blocks_passthrough_bytes: Annotated[int, Field(ge=8 * MIB)] = 256 * MIB
     """Of stored bytes that requests for the Zarr itself may hold at once."""
     blocks_wait_seconds: Annotated[float, Field(ge=0)] = 5.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import tensorstore as ts
@@ -12,7 +12,6 @@ from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from starlette.types import Scope
 
 from block_server.admission import Admission
-from block_server.reading import Part, amplification
 
 REQUESTS = Counter("emporter_blocks_requests_answered_total", "By route, method and status", ["route", "method", "status"])
 SECONDS = Histogram(
@@ -64,9 +63,8 @@ def _counted(route: str, method: str, status: int) -> tuple[Counter, Histogram, 
     return REQUESTS.labels(route, method, status), SECONDS.labels(route), SENT.labels(route)
 
 
-def count_voxels(parts: Sequence[Part]) -> None:
-    """Count what is asked for, and what has to be decoded for it where no cache has it."""
-    asked, touched = amplification(parts)
+def count_voxels(asked: int, touched: int) -> None:
+    """Count the bytes asked for, and of the chunks that have to be decoded for them where no cache has them."""
     VOXELS.inc(asked)
     TOUCHED.inc(touched)
 

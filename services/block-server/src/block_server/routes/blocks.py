@@ -11,14 +11,13 @@ from fastapi import APIRouter, Request, Response
 from block_server.answers import cache_rule, etag, not_modified, unchanged, while_wanted
 from block_server.arrays import Level, OpenVolume
 from block_server.cropping import Asked, Crop, crop
-from block_server.delivering import Form, Timing, cut, deliver
+from block_server.delivering import Form, Timing, check_decoding, cut, deliver, held
 from block_server.encoding import PICTURE_TYPES, Depth, Window, check_picture, encoded, grey, window_of
 from block_server.errors import DamagedVolumeError, OutsideVolumeError
 from block_server.faults import problems
 from block_server.formats import MEDIA_TYPES, Conversion, Dtype, accepted, conversion
 from block_server.queries import VOLUME, BlockQuery, SliceQuery, asked, documented
 from block_server.rooms import Found, Rooms, find, removed_or_damaged, rooms_of, voxel_headers
-from block_server.telemetry import count_voxels
 from emporter_contracts.errors import InvalidValueError
 from emporter_contracts.geometry import AXES, Box
 
@@ -121,11 +120,11 @@ async def picture(request: Request) -> Response:
     headers |= {} if query.format else {"vary": "accept"}
     if unchanged(request, tag):
         return not_modified(headers)
-    count_voxels([wanted])
+    check_decoding(rooms, [wanted])
     timing.over("find")
     # Beside the voxels: the picture, three times for webp's colours, and its encoded form.
     needed = wanted.needed_bytes + 5 * wanted.box.size * depth // 8
-    with await while_wanted(request.receive, rooms.decoding.hold(needed)):
+    with await held(request, rooms, [wanted], needed):
         timing.over("wait")
         voxels = await while_wanted(request.receive, _read(rooms, found, wanted))
         timing.over("read")
