@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,13 @@ def mode(voxels: Voxels, factor: Shape3) -> Voxels:
 
 def _in_blocks(voxels: Voxels, factor: Shape3, halve: Callable[[Voxels, Shape3], Voxels]) -> Voxels:
     out = np.empty(halved_shape((voxels.shape[0], voxels.shape[1], voxels.shape[2]), factor), voxels.dtype)
-    planes = max(1, BLOCK_BYTES // max(1, voxels[0].nbytes * factor[0]))
-    for z in range(0, len(out), planes):
-        block = voxels[z * factor[0] : (z + planes) * factor[0]]
-        out[z : z + planes] = halve(np.ascontiguousarray(block), factor)
+    row = max(1, voxels[0, 0].nbytes * factor[0] * factor[1])
+    # Large planes are cut too: of a volume of one plane a whole shard would be worked on at once, in four times its bytes.
+    rows = min(out.shape[1], max(1, BLOCK_BYTES // row))
+    planes = max(1, BLOCK_BYTES // (row * rows))
+    for z, y in product(range(0, out.shape[0], planes), range(0, out.shape[1], rows)):
+        block = voxels[z * factor[0] : (z + planes) * factor[0], y * factor[1] : (y + rows) * factor[1]]
+        out[z : z + planes, y : y + rows] = halve(np.ascontiguousarray(block), factor)
     return out
 
 
