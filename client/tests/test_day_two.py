@@ -58,6 +58,14 @@ def test_a_tag_is_set_found_and_taken_away(stack: RunningStack, volumes: list[st
     assert said(stack, "volumes", "-q", "osmium") == []
 
 
+def test_lists_are_narrowed_to_what_gates_said_and_what_is_held(stack: RunningStack, volumes: list[str]) -> None:
+    assert {row["verdict"] for row in said(stack, "volumes", "--not-held")} <= {"pass", "warn", "fail"}
+    assert {row["volume"] for row in said(stack, "volumes", "--not-held")} >= set(volumes)
+    assert said(stack, "volumes", "--held") == []
+    assert said(stack, "volumes", "--verdict", "fail", "-q", volumes[0]) == []
+    assert "pass, warn, fail" in emporter(stack, "volumes", "--verdict", "bad").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "hint"), [(["nothing"], "KEY=VALUE"), (["1key=value"], "letter"), (["key=" + "x" * 501], "500")]
 )

@@ -20,6 +20,7 @@ VOLUME = {
     "role": "image", "modality": "FIB-SEM", "organism": None, "dtype": "uint8", "shape": [165, 768, 1024], "voxel_size_nm": [5.0, None, 5.0],
     "levels": 3, "bytes": "9007199254740993", "stored_bytes": 12, "sha256": "ab", "licence": "CC-BY-4.0", "citation": ["one", "two"],
     "caveats": [], "annotations": {"reviewed": "yes"}, "created_at": "2024-05-01T12:00:00Z", "updated_at": "2024-05-02T12:00:00.5Z", "valid": True,
+    "verdict": "fail", "held": True,
 }  # fmt: skip
 STUB = {
     **VOLUME,
@@ -50,6 +51,7 @@ async def test_every_volume_is_a_row_with_typed_columns_and_null_for_what_is_not
     assert (first["shape_z"], first["voxel_nm_y"], first["bytes"]) == (165, None, 9007199254740993)
     assert first["updated_at"] == datetime(2024, 5, 2, 12, 0, 0, 500_000, UTC)
     assert (first["citation"], first["annotations"], first["valid"]) == (["one", "two"], [("reviewed", "yes")], True)
+    assert (first["verdict"], first["held"]) == ("fail", True)
     assert first["description"] == "line\nand [brackets]"
     assert (second["volume"], second["shape_z"], second["bytes"], second["annotations"]) == ("epfl-b", None, None, [])
 

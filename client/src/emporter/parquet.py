@@ -34,6 +34,7 @@ TYPES = {
         "dtype",
         "sha256",
         "licence",
+        "verdict",
     ),
     pa.int64(): ("shape_z", "shape_y", "shape_x", "bytes", "stored_bytes"),
     pa.float64(): ("voxel_nm_z", "voxel_nm_y", "voxel_nm_x"),
@@ -41,7 +42,7 @@ TYPES = {
     WORDS: ("citation", "caveats"),
     pa.map_(pa.string(), pa.string()): ("annotations",),
     TIME: ("created_at", "updated_at"),
-    pa.bool_(): ("valid",),
+    pa.bool_(): ("valid", "held"),
 }
 SCHEMA = pa.schema([(name, kind) for kind, names in TYPES.items() for name in names])
 """Shape in voxels, voxel size in nm, by axis; bytes of the level-0 voxels. What is not known is null."""

@@ -178,6 +178,10 @@ class CatalogQuery(Message):
     role: str | None = None
     labels_of: str | None = None
     verified: str | None = None
+    verdict: str | None = None
+    """Of the quality gates on the revision shown: pass, warn or fail."""
+    held: bool | None = None
+    """True: only volumes of which a revision waits to be released, the one shown or a newer one."""
     caveat: str | None = None
     managed: bool | None = None
     """False: only volumes that are read where they lie; True: only those that are kept here."""

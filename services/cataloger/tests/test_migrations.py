@@ -59,7 +59,7 @@ class MigrationSuite:
         assert await database.ready()
         await database.close()
 
-    @pytest.mark.parametrize("older", ["0001", "0007"])
+    @pytest.mark.parametrize("older", ["0001", "0007", "0008"])
     async def test_rows_of_an_older_version_are_made_anew_and_found(self, url, older):
         await self.migrate(url)
         database = Database.open(url)

@@ -50,6 +50,8 @@ async def forty(forty_url: str):
         ({"modality": "TEM"}, "ix_volumes_modality"),
         ({"dtype": "uint8"}, "ix_volumes_dtype"),
         ({"licence": "CC0-1.0"}, "ix_volumes_licence"),
+        ({"verdict": "fail"}, "ix_volumes_verdict"),
+        ({"held": True}, "ix_volumes_held"),
         ({"labels_of": "idr-1", "sort": "id"}, "ix_volumes_image"),
         ({"q": "hippocampus", "sort": "relevance"}, "search_by_words"),
         ({"ranges": {"bytes": "1e3..2e3"}, "sort": "bytes"}, "ix_volumes_bytes"),

@@ -42,13 +42,16 @@ def volumes(
     source: Annotated[str | None, typer.Option(help="Only of this archive.")] = None,
     status: Annotated[str | None, typer.Option(help="Only in this state, such as complete.")] = None,
     max_voxel_nm: Annotated[float | None, typer.Option(help="Only with voxels at most this coarse.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="Only what the quality gates said this of: pass, warn or fail.")] = None,
+    held: Annotated[bool | None, typer.Option("--held/--not-held", help="Only if a revision waits to be released.")] = None,
     json: Json = False,
     stack: Stack = None,
 ) -> None:
     """List the volumes of the catalog."""
     from emporter.cli import showing
 
-    found = with_client(stack, lambda client: client.volumes(text, source=source, status=status, max_voxel_nm=max_voxel_nm))
+    asked = {"source": source, "status": status, "max_voxel_nm": max_voxel_nm, "verdict": verdict, "held": held}
+    found = with_client(stack, lambda client: client.volumes(text, **asked))
     if json:
         showing.print_json(found)
         return
@@ -164,13 +167,21 @@ def _row(volume: dict[str, Any]) -> tuple[object, ...]:
     return (
         volume["volume"],
         f"r{volume['revision']}",
-        volume["status"],
+        _standing(volume),
         showing.voxels(volume["shape"]),
         volume["dtype"] or "?",
         showing.nanometres(volume["voxel_size_nm"]),
         stored,
         volume["description"],
     )
+
+
+def _standing(volume: dict[str, Any]) -> str:
+    """A row's status, and which revision waits to be released."""
+    held = volume.get("held_revision")
+    if held is None:
+        return str(volume["status"])
+    return f"{volume['status']}, held" if held == volume["revision"] else f"{volume['status']}, r{held} held"
 
 
 def _describe(record: dict[str, Any]) -> None:

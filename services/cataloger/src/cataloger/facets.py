@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Text, cast, desc, func, literal, select, true, union_all
+from sqlalchemy import ColumnElement, Text, case, cast, desc, func, literal, select, true, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,8 +16,8 @@ from cataloger.filters import EQUAL, volume_filters
 from cataloger.models import Volume
 from emporter_contracts.commands import CatalogQuery
 
-FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role", "verified")
-"""Columns counted as they are; `caveat` is counted beside them."""
+FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role", "verified", "verdict", "held")
+"""Columns that are counted; `caveat` is counted beside them."""
 FACET_ROWS = 3_000
 """Volumes of a narrowed list that are counted, the newest first: all of them would take seconds in a large catalog."""
 FACET_VALUES = 100
@@ -81,7 +81,12 @@ class WholeCatalog:
 
 async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) -> Facets:
     dialect = session.get_bind().dialect.name
-    columns = [EQUAL[name].label(name) for name in FACETS]
+    # As text, for the two databases write a boolean differently.
+    counted_by: dict[str, ColumnElement[Any]] = {
+        **{name: column.expression for name, column in EQUAL.items()},
+        "held": case((Volume.held, "true"), else_="false"),
+    }
+    columns = [counted_by[name].label(name) for name in FACETS]
     rows = select(*columns, Volume.caveats.label("caveats")).where(*volume_filters(query, dialect))
     if limit is not None:
         rows = rows.order_by(Volume.updated_at.desc(), Volume.id).limit(limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
@@ -15,8 +15,10 @@ from cataloger.records import REMOVED
 from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.jobs import JobState
+from emporter_contracts.records import Verdict
 
 STATES = [str(s) for s in JobState]
+VERDICTS = list(get_args(Verdict))
 EQUAL: dict[str, InstrumentedAttribute[Any]] = {
     "source": Volume.source,
     "status": Volume.status,
@@ -26,6 +28,7 @@ EQUAL: dict[str, InstrumentedAttribute[Any]] = {
     "licence": Volume.licence,
     "role": Volume.role,
     "verified": Volume.verified,
+    "verdict": Volume.verdict,
 }
 """What a filter of this name compares; the values of most of them are facets."""
 
@@ -33,6 +36,7 @@ EQUAL: dict[str, InstrumentedAttribute[Any]] = {
 def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
     """The conditions of a query, all of which must hold. Raises InvalidQueryError."""
     check("status", query.status, [*STATES, REMOVED])
+    check("verdict", query.verdict, VERDICTS)
     wanted = {name: getattr(query, name) for name in EQUAL}
     found: list[ColumnElement[bool]] = [EQUAL[name] == text(name, value) for name, value in wanted.items() if value]
     if query.labels_of:
@@ -49,6 +53,8 @@ def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool
         # Records of before there were others do not say it.
         elsewhere = _record(jsonpaths.parse("managed=false"), dialect)
         found.append(~elsewhere if query.managed else elsewhere)
+    if query.held is not None:
+        found.append(Volume.held.expression if query.held else ~Volume.held)
     if query.annotation:
         found.append(_annotation(text("annotation", query.annotation)))
     if len(query.where) > jsonpaths.MAX_CONDITIONS:

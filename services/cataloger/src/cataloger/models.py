@@ -137,6 +137,10 @@ class Volume(Base):
     nan_share: Mapped[float | None]
     verified: Mapped[str]
     """How much was read back by a second implementation: no, sample or full."""
+    verdict: Mapped[str | None]
+    """Of the quality gates on the revision shown: pass, warn or fail; NULL where none was asked."""
+    held: Mapped[bool] = mapped_column(Boolean)
+    """Whether a revision waits to be released: the one shown, or a newer one."""
     title: Mapped[str] = mapped_column(deferred=True)
     """The part of `search` that names the volume; a word found here counts more."""
     search: Mapped[str] = mapped_column(deferred=True)
@@ -161,6 +165,8 @@ class Volume(Base):
         Index("ix_volumes_organism", "organism", "updated_at", "id"),
         Index("ix_volumes_dtype", "dtype", "updated_at", "id"),
         Index("ix_volumes_licence", "licence", "updated_at", "id"),
+        Index("ix_volumes_verdict", "verdict", "updated_at", "id"),
+        Index("ix_volumes_held", "held", "updated_at", "id"),
         Index("ix_volumes_labels_of", "labels_of"),
         Index("ix_volumes_image", "image"),
         Index("ix_volumes_min_voxel_nm", "min_voxel_nm"),

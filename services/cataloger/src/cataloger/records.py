@@ -17,7 +17,7 @@ from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenanc
 
 REMOVED = "removed"
 """Status of a row whose revision was taken out of the store. Its record says what was there."""
-DERIVATION = 3
+DERIVATION = 4
 """Raised whenever `columns` makes another row of the same record: rows made by an older one are made anew at start."""
 MAX_COLUMN = 2**63 - 1
 """Largest value of a BIGINT."""
@@ -165,7 +165,15 @@ def current(states: Sequence[State]) -> State:
     return max(free or committed or kept or states, key=lambda s: s.revision)
 
 
-def columns(record: dict[str, Any], removed_at: datetime | None, annotations: Mapping[str, str]) -> dict[str, Any]:
+def waiting(states: Sequence[State]) -> int | None:
+    """The newest revision that is held and would be shown if it were released; None where none waits."""
+    held = [s.revision for s in states if s.held and s.committed and not s.removed]
+    return max(held) if held and max(held) >= current(states).revision else None
+
+
+def columns(
+    record: dict[str, Any], removed_at: datetime | None, annotations: Mapping[str, str], held_revision: int | None = None
+) -> dict[str, Any]:
     """The typed columns and the summary of a record's row. Fields a foreign record lacks are taken as unknown."""
     known = MetadataRecord.model_validate(record)
     core, technical = known.metadata.core, known.metadata.technical
@@ -186,11 +194,17 @@ def columns(record: dict[str, Any], removed_at: datetime | None, annotations: Ma
         "bytes": _column(technical.file_size_bytes),
         "stored_bytes": _column(technical.stored_bytes),
         "verified": known.metadata.quality.verified,
+        "verdict": known.metadata.quality.verdict,
+        "held": held_revision is not None,
         "title": title(known),
         "search": search_text(known, annotations),
         "created_at": known.created_at,
         "updated_at": removed_at or known.updated_at,
-        "summary": summary(known, annotations, removed=removed_at is not None),
+        "summary": {
+            **summary(known, annotations, removed=removed_at is not None),
+            "held": held_revision is not None,
+            "held_revision": held_revision,
+        },
         "derivation": DERIVATION,
     }
 
@@ -233,6 +247,7 @@ def summary(record: MetadataRecord, annotations: Mapping[str, str], *, removed: 
         "citation": list(record.citation),
         "caveats": [c.code for c in record.caveats],
         "organism": organism(record),
+        "verdict": record.metadata.quality.verdict,
         "annotations": dict(annotations),
     }
 

@@ -16,7 +16,7 @@ from cataloger.facts import Fact, cloud_event_of
 from cataloger.lineage import url_key
 from cataloger.models import Annotation, Base, Decision, Event, Job, RawObject, Revision, Volume
 from cataloger.models import Delivery as DeliveryRow
-from cataloger.records import DERIVATION, State, columns, current, storable
+from cataloger.records import DERIVATION, State, columns, current, storable, waiting
 from cataloger.validation import problems
 from cataloger.webhooks import wanting
 from emporter_contracts.jobs import JobStatus
@@ -160,11 +160,12 @@ class Writer:
         states = await self.states(job)
         await self._session.execute(delete(Volume).where(Volume.job == job, Volume.id.not_in(states.keys())))
         for volume, found in states.items():
-            await self._show(job, volume, current(found).revision)
+            await self._show(job, volume, found)
 
-    async def _show(self, job: str, volume: str, revision: int) -> None:
-        shown = await self._session.get_one(Revision, (volume, revision))
-        values = columns(shown.record, shown.removed_at, await annotations_of(self._session, volume))
+    async def _show(self, job: str, volume: str, states: Sequence[State]) -> None:
+        shown = await self._session.get_one(Revision, (volume, current(states).revision))
+        notes = await annotations_of(self._session, volume)
+        values = columns(shown.record, shown.removed_at, notes, waiting(states))
         # With its deferred columns: what did not change must not be written, or every state would index all texts anew.
         row = await self._session.get(Volume, volume, options=[undefer("*")])
         if row is None:

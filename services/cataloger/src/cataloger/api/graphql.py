@@ -82,6 +82,8 @@ class VolumeFilter:
     role: str | None = None
     labels_of: str | None = None
     verified: str | None = None
+    verdict: str | None = None
+    held: bool | None = None
     caveat: str | None = None
     managed: bool | None = None
     annotation: str | None = None
@@ -138,6 +140,9 @@ class Volume:
     sha256: str | None
     citation: list[str]
     caveats: list[str]
+    verdict: str | None = strawberry.field(description="Of the quality gates: pass, warn, fail.")
+    held: bool = strawberry.field(description="Whether a revision waits to be released, this one or a newer one.")
+    held_revision: int | None
     annotations: JSON
     created_at: str
     updated_at: str
@@ -243,7 +248,8 @@ schema = _Schema(Query, config=StrawberryConfig(auto_camel_case=False))
 _EVENT = ("id", "type", "at", "revision", "generation", "version", "data")
 _SAME = (
     "revision", "status", "source", "source_id", "description", "shape", "voxel_size_nm", "dtype", "modality", "role", "organism",
-    "licence", "levels", "sha256", "citation", "caveats", "annotations", "created_at", "updated_at", "links", "labels_of",
+    "licence", "levels", "sha256", "citation", "caveats", "verdict", "held_revision", "annotations", "created_at", "updated_at",
+    "links", "labels_of",
 )  # fmt: skip
 
 
@@ -254,6 +260,7 @@ def _volume(row: Document) -> Volume:
         id=strawberry.ID(row["volume"]),
         bytes=None if size is None else str(size),
         job_id=row["job"],
+        held=row.get("held") is True,
         **cast("dict[str, Any]", same),
     )
 

@@ -27,6 +27,8 @@ class VolumeFilters(BaseModel):
     role: str | None = None
     labels_of: Annotated[str | None, Field(description="the image a volume labels, or one revision of it: <volume>@r<N>")] = None
     verified: Annotated[str | None, Field(description="how much was read back: no, sample, full")] = None
+    verdict: Annotated[str | None, Field(description="of the quality gates: pass, warn, fail")] = None
+    held: Annotated[bool | None, Field(description="true: a revision waits to be released, the one shown or a newer one")] = None
     caveat: str | None = None
     managed: Annotated[bool | None, Field(description="false: read where it lies, never copied (emporter register)")] = None
     annotation: Annotated[str | None, Field(description="key, or key=value")] = None

@@ -15,7 +15,7 @@ from cataloger.validation import schema_id
 COLUMNS = (
     "volume", "revision", "status", "source", "source_id", "description", "role", "modality", "dtype",
     "shape_z", "shape_y", "shape_x", "voxel_nm_z", "voxel_nm_y", "voxel_nm_x", "levels", "bytes", "stored_bytes", "sha256",
-    "licence", "citation", "caveats", "created_at", "updated_at", "valid", "problems",
+    "licence", "citation", "caveats", "verdict", "held", "created_at", "updated_at", "valid", "problems",
 )  # fmt: skip
 """Of the CSV. A field holds nothing where the value is not known."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -48,8 +48,13 @@ def _flat(row: Document, problems: list[str]) -> dict[str, Any]:
     spread = {f"shape_{a}": n for a, n in zip("zyx", shape, strict=True)}
     spread |= {f"voxel_nm_{a}": n for a, n in zip("zyx", row["voxel_size_nm"], strict=True)}
     lists = {"citation": " | ".join(row["citation"]), "caveats": " ".join(row["caveats"]), "problems": " | ".join(problems)}
-    values = {**row, **spread, **lists, "valid": "yes" if not problems else "no"}
+    said = {"held": _yes(row.get("held") is True), "valid": _yes(not problems)}
+    values = {**row, **spread, **lists, **said}
     return {name: values[name] for name in COLUMNS}
+
+
+def _yes(said: bool) -> str:
+    return "yes" if said else "no"
 
 
 def _cell(value: Any) -> Any:
