@@ -197,6 +197,12 @@ def test_chunks_are_counted_again_only_where_what_lies_between_was_too_much_to_k
     assert decoded_in_turn(parts, 11**3) == min(amplification(parts)[1], around(places))
 
 
+def test_a_chunk_is_counted_again_once_others_have_taken_its_room():
+    of = level((1, 1, 1))
+    there_and_back = [part(of, place, (1, 1, 1)) for place in ((0, 0, 0), (0, 0, 1), (0, 0, 0))]
+    assert [decoded_in_turn(there_and_back, kept) for kept in (1, 2)] == [3, 2]
+
+
 @pytest.mark.parametrize("chunk", [(64, 64, 64), (128, 128, 128), (256, 256, 256)])
 @pytest.mark.parametrize("copies", [0, COPIES])
 def test_what_loaders_ask_for_is_never_too_much(chunk: Shape3, copies: int):
