@@ -65,9 +65,10 @@ def accepted(header: str | None, offered: Mapping[F, str]) -> F:
     rated = [(_weight(offered[one], weights), -place, one) for place, one in enumerate(formats)]
     best = max(rated)
     if best[0] <= 0:
+        chosen = f", or say format={'|'.join(formats)}" if len(formats) > 1 else ""
         raise NotAcceptableError(
             f"nothing of what is accepted ({header[:80]}) can be given here",
-            hint=f"accept one of {', '.join(offered.values())}, or say format={'|'.join(formats)}",
+            hint=f"accept {' or '.join(offered.values())}{chosen}",
         )
     return best[2]
 

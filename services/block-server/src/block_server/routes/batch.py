@@ -106,6 +106,7 @@ async def places(request: Request) -> Response:
     mixture of several. In the index, `__metadata__.volumes` tells revision, level, voxel size and transform of each.
     """
     timing = Timing()
+    accepted(request.headers.get("accept"), {"safetensors": MEDIA_TYPE})
     body, rooms = await asked_body(request, PlacesBody), rooms_of(request)
     founds = [await find_named(request, member.volume) for member in body.volumes]
     first = founds[0].volume

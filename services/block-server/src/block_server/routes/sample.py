@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -17,6 +17,7 @@ from block_server.cropping import crop
 from block_server.delivering import Timing, check_size, deliver
 from block_server.errors import NoSuchKeyError
 from block_server.faults import problems
+from block_server.formats import accepted
 from block_server.queries import VOLUME, asked_body, documented
 from block_server.reading import Part
 from block_server.rooms import Rooms, find, find_named, rooms_of, voxel_headers
@@ -35,6 +36,7 @@ from emporter_readers.filling import foreground as is_foreground
 
 router = APIRouter(tags=["training"])
 
+SampleFormat = Literal["raw", "places"]
 
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -46,9 +48,10 @@ ANSWER: dict[int | str, dict[str, Any]] = {
         },
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}, "application/json": {}},
     },
-    **problems(400, 404, 409, 410, 413, 416, 422, 502, 503),
+    **problems(400, 404, 406, 409, 410, 413, 416, 422, 502, 503),
 }
-
+FORMATS: dict[SampleFormat, str] = {"raw": "application/octet-stream", "places": "application/json"}
+"""What is given, and by what Accept chooses it where the body does not say `format`."""
 
 NO_LABEL = 0
 """What voxels of labels are that carry none."""
@@ -71,7 +74,7 @@ class WithOrigins:
     """Voxels as stored, behind the places they are of."""
 
     origins: Sequence[Index3]
-    media_type: str = "application/octet-stream"
+    media_type: str = FORMATS["raw"]
     conversion: None = None
     frames: tuple[bytes, ...] = ()
 
@@ -93,18 +96,19 @@ async def sample(request: Request) -> Response:
     """Boxes drawn at random, with a share of foreground, regions left out, or from one part of a split."""
     timing = Timing()
     wanted = await asked_body(request, SampleRequest)
+    form = wanted.format if "format" in wanted.model_fields_set else accepted(request.headers.get("accept"), FORMATS)
     found, rooms = await find(request), rooms_of(request)
     level = found.volume.level(wanted.level)
     grid, counted = await _foreground_of(request, found.volume, level, wanted)
-    if wanted.format == "raw" or wanted.min_foreground:
+    if form == "raw" or wanted.min_foreground:
         check_size(rooms, wanted.n * math.prod(wanted.shape) * level.dtype.itemsize)
     timing.over("find")
     sampled = await while_wanted(request.receive, _draw(rooms, found.volume, level, wanted, counted))
     timing.over("draw")
     headers = {"cache-control": "no-store"}
-    if wanted.format == "places":
+    if form == "places":
         body = _places(found.volume, level, wanted, grid, sampled).model_dump_json()
-        return Response(body, headers=headers | timing.header, media_type="application/json")
+        return Response(body, headers=headers | timing.header, media_type=FORMATS[form])
     origins = _ordered(level, wanted, sampled)
     parts = [crop(found.volume, level, Box.at(place, wanted.shape), "error") for place in origins]
     headers |= voxel_headers(found, level)
