@@ -8,15 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import numpy as np
 import pytest
-import tifffile
 
-from converter.gates import judged
 from converter.quality_policy import QualityPolicy, QualityPolicyError, read_policy
-from converter.slices import SliceCounter, SliceFacts
-from converter.statistics import counter
 from converter.testing import a_run, segments
 from converter.testing_faults import (
     a_phantom,
@@ -27,55 +22,13 @@ from converter.testing_faults import (
     shifted,
     swapped,
 )
+from converter.testing_gates import NM, facts_of, found, gate, quality_of
 from emporter_contracts import storage
 from emporter_contracts.geometry import VoxelSize
-from emporter_contracts.records import GateResult, MetadataRecord, Quality
 from emporter_runtime.commits import committed, current, held, release
 from emporter_runtime.objects import Objects
-from emporter_testing.samples import ROOT, wants_samples
 
 STRICT = QualityPolicy(name="strict", hold=frozenset({"missing", "empty"}))
-NM = VoxelSize(nm=(30.0, 8.0, 8.0), said_by=("file", "file", "file"))
-
-
-def quality_of(voxels: Any, *, voxel_size: VoxelSize = NM, role: Any = "image", policy: QualityPolicy = STRICT) -> Quality:
-    """As the finish of a conversion judges these voxels, without the conversion."""
-    run = a_run(voxels, voxel_size=voxel_size, role=role)
-    counts = counter(voxels.dtype)
-    counts.add(voxels)
-    record = MetadataRecord.model_validate(_record(run, counts.statistics(window=False)))
-    return judged(record, facts_of(voxels), policy)
-
-
-def facts_of(voxels: Any, rows: int | None = None) -> SliceFacts:
-    """Fed by whole volumes, or by `rows` rows of a slice at a time."""
-    slices = SliceCounter(voxels.shape, voxels.dtype)
-    if rows is None:
-        slices.add(voxels)
-    else:
-        for z in range(len(voxels)):
-            for y in range(0, voxels.shape[1], rows):
-                slices.add(voxels[z : z + 1, y : y + rows])
-    return slices.facts
-
-
-def _record(run: Any, statistics: Any) -> dict[str, Any]:
-    volume = run.fetch.volumes[0]
-    core = {"volume_shape": volume.shape, "voxel_size_nm": volume.voxel_size.nm, "data_type": volume.dtype, "role": volume.role}
-    return {
-        "id": "6f1d3a52-1b5e-5c68-9a0f-3d4c6a3f2c11", "volume": volume.volume, "revision": 1, "source": "url", "source_id": "x",
-        "status": "complete", "created_at": run.fetch.planned_at, "updated_at": run.fetch.planned_at,
-        "metadata": {"core": core, "technical": {"statistics": statistics.model_dump()}},
-    }  # fmt: skip
-
-
-def found(quality: Quality) -> dict[str, tuple[int, ...]]:
-    """Gates that did not pass, with their slices."""
-    return {g.gate: g.slices for g in quality.gates if g.verdict != "pass"}
-
-
-def gate(quality: Quality, name: str) -> GateResult:
-    return next(g for g in quality.gates if g.gate == name)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -168,23 +121,6 @@ CLEAN: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", CLEAN)
 def test_a_clean_volume_passes_every_gate(kind: str) -> None:
     assert found(quality_of(CLEAN[kind]())) == {}
-
-
-REAL = (
-    "mrc/EMD-3197.map", "mrc/Custom_movie.mrc", "mrc/fei-extended_first256rows.mrc", "tiff-stack/test_multipage.tif",
-    "tiff-stack/D75_16b_grey.tiff", "tiff-stack/D75_08b_grey.tiff", "ome-tiff/single-channel.ome.tiff",
-    "ome-tiff-pyramid/em_2z_pyramid.ome.tif",
-)  # fmt: skip
-"""Pictures, not masks, without two slices alike."""
-
-
-@wants_samples
-@pytest.mark.parametrize("name", REAL)
-def test_a_real_volume_passes_every_gate(name: str) -> None:
-    path = ROOT / name
-    voxels = np.squeeze(mrcfile.read(path) if name.startswith("mrc") else tifffile.imread(path))
-    voxels = np.ascontiguousarray(voxels[None] if voxels.ndim == 2 else voxels)
-    assert found(quality_of(voxels.astype(voxels.dtype.newbyteorder("=")))) == {}
 
 
 def test_labels_are_not_judged_as_pictures() -> None:

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from converter.quality_policy import Gate, QualityPolicy, Rule
-from converter.sequence import look_at_order
+from converter.sequence import SequenceFindings, look_at_order
 from converter.slices import SliceFacts
 from emporter_contracts.records import GateResult, MetadataRecord, Quality, Statistics, Verdict
 
 NAMED = 100
 """Slices a result lists at most."""
 WORST: tuple[Verdict, ...] = ("pass", "warn", "fail")
+DOUBTFUL = 0.5
+"""What a gap that is only suspected counts, however many there are: it is to be looked at, no more."""
 BLANK_FAILS = 0.1
 """Share of slices of one value from which on a volume is not what somebody meant to store."""
 
@@ -134,21 +136,30 @@ def _contrast(facts: SliceFacts, policy: QualityPolicy) -> GateResult:
 
 def _order(facts: SliceFacts, policy: QualityPolicy) -> Iterable[GateResult]:
     found = look_at_order(facts, policy)
-    said = {
-        "missing": "slices are lost before {}",
+    yield _missing(found, policy)
+    said: dict[Gate, str] = {
         "duplicated": "slices {} are copies of the one before",
         "swapped": "slices {} are exchanged",
         "shifted": "slices {} are displaced against the one before",
         "jump": "slices {} are unlike both neighbours",
     }
-    kinds: tuple[Gate, ...] = ("missing", "duplicated", "swapped", "shifted", "jump")
-    for gate in kinds:
+    for gate, words in said.items():
         slices: list[int] = getattr(found, gate)
         rule: Rule = getattr(policy, gate)
-        evidence = said[gate].format(_ranges(slices)) if slices else found.why_not
+        evidence = words.format(_ranges(slices)) if slices else found.why_not
         if gate == "shifted" and slices:
             evidence += " by " + ", ".join(f"y {dy:g} x {dx:g}" for dy, dx in list(found.shifts.values())[:5]) + " voxels"
         yield _result(gate, rule, len(slices), slices, evidence)
+
+
+def _missing(found: SequenceFindings, policy: QualityPolicy) -> GateResult:
+    said = [f"slices are lost before {_ranges(found.missing)}"] if found.missing else []
+    if found.doubtful:
+        said.append(
+            f"perhaps lost before {_ranges(found.doubtful)}, where the step is greater than those beside it, but not by much"
+        )
+    measured = len(found.missing) or (DOUBTFUL if found.doubtful else 0)
+    return _result("missing", policy.missing, measured, found.missing or found.doubtful, "; ".join(said) or found.why_not)
 
 
 def _shape(record: MetadataRecord, policy: QualityPolicy) -> GateResult:

@@ -46,7 +46,8 @@ class QualityPolicy(BaseModel):
     """Share of voxels at the top of the dtype, of the worst slice above the usual one."""
     histogram: Rule = Rule(warn=0.98, fail=1.0)
     """Share of the most frequent bin of non-zero voxels: a picture of one grey is none."""
-    missing: Rule = Rule(fail=1)
+    missing: Rule = Rule(warn=0.5, fail=1)
+    """Gaps; 0.5 where one is only suspected."""
     duplicated: Rule = Rule(fail=1)
     swapped: Rule = Rule(fail=1)
     shifted: Rule = Rule(fail=1)

@@ -25,6 +25,8 @@ LAGS = 3
 """How many slices back each is compared: a lost slice makes neighbours look like slices two apart, so those are known too."""
 SAMPLED = 2**18
 """Voxels of a slice its mean and deviation are taken of, whole rows evenly spaced: a 0.2 % standard error of the deviation."""
+LEAST_OVERLAP = 0.5
+"""Share of the window two slices must both show once a shift is undone: small parts are alike by chance."""
 
 Voxels = NDArray[Any]
 Probe = NDArray[np.float32]
@@ -179,9 +181,9 @@ class _Seen:
 
 
 def _overlap(a: Probe, b: Probe, dy: int, dx: int) -> float | None:
-    """The correlation of what both show when `a` is moved back by (dy, dx)."""
+    """The correlation of what both show when `a` is moved back by (dy, dx); None where that is too little."""
     height, width = a.shape
-    if abs(dy) >= height // 2 or abs(dx) >= width // 2:
+    if (height - abs(dy)) * (width - abs(dx)) < LEAST_OVERLAP * a.size:
         return None
     here = a[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
     there = b[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)]
