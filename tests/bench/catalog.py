@@ -14,7 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cataloger.database import Database
+from cataloger.errors import TooSlowError
 from cataloger.queries import Catalog
 from cataloger.repository import Writer
 from cataloger.testing import postgres_binaries, postgres_server
@@ -32,11 +33,12 @@ from cataloger.testing_plans import plans_of
 from cataloger.testing_replies import LOOKED_FOR, records
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.plans import Caveat, Licence
-from emporter_contracts.records import Statistics
+from emporter_contracts.records import Quality, Statistics
 
 TEMPLATES = 2000
 LIMIT_MS = 50
-"""What the 95th percentile of a question may take."""
+"""What the 95th percentile of a question may take; of one that no index answers, what `queries.PATIENCE` lets it."""
+UNINDEXED_ROUNDS = 3
 TEXT = """neuron synapse cortex hippocampus mitochondria membrane vesicle axon dendrite myelin glia astrocyte retina cerebellum
 spinal cord liver kidney heart muscle epithelium endothelium nucleus chromatin golgi reticulum lysosome peroxisome cilium flagellum
 bacterium virus capsid ribosome cytoskeleton actin tubulin centrosome spindle embryo larva adult wildtype mutant knockout control treated
@@ -57,6 +59,7 @@ MODALITIES = ("FIB-SEM", "SBF-SEM", "ssTEM", "ssSEM", "TEM", "unknown")
 SOURCES = ("idr", "empiar", "openorganelle", "epfl", "url", "inbox", "hemibrain")
 DTYPES = ("uint8", "uint16", "float32", "int16", "uint64")
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", None)
+VERDICTS = ("pass", "warn", "fail", None)
 CAVEATS = ("lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown")
 FORTNIGHTS = [f"2024-{month:02}-03..2024-{month:02}-16" for month in range(6, 13)]
 COPY_VOLUMES = """
@@ -80,10 +83,12 @@ class Question:
 
     name: str
     make: Callable[[random.Random], CatalogQuery]
+    unindexed: bool = False
+    """Whether no index leads to the few rows that fit: every record is looked at, until the catalog ends it."""
 
 
-def _page(name: str, **fields: Any) -> Question:
-    return Question(name, lambda _: CatalogQuery(limit=50, **fields))
+def _page(name: str, *, unindexed: bool = False, **fields: Any) -> Question:
+    return Question(name, lambda _: CatalogQuery(limit=50, **fields), unindexed)
 
 
 QUESTIONS = (
@@ -103,6 +108,14 @@ QUESTIONS = (
     Question("a fortnight", lambda r: CatalogQuery(limit=50, ranges={"created_at": r.choice(FORTNIGHTS)})),
     _page("caveat", caveat="resampled"),
     Question("JSON path", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose={r.randrange(TEMPLATES)}",))),
+    Question("JSON path, >=", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose>={r.randrange(TEMPLATES)}",))),
+    Question("JSON path, ~", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.study~{r.choice(WORDS)}",))),
+    _page("JSON path, is there", where=("additional_metadata.idr_metadata.channels.n",)),
+    Question("JSON path, rare >=", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose>={TEMPLATES - 2}",)), unindexed=True),
+    _page("JSON path, nothing ~", where=("additional_metadata.idr_metadata.study~thereisnosuchword",), unindexed=True),
+    _page("JSON path, not there", where=("additional_metadata.idr_metadata.nothere",), unindexed=True),
+    _page("failed gates", verdict="fail"),
+    _page("held", held=True),
     _page("largest first", sort="-bytes"),
     _page("finest first", sort="max_voxel_nm", source="idr"),
     Question("facets of a word", lambda r: CatalogQuery(kind="facets", q=f"rareword{r.randrange(TEMPLATES)}x")),
@@ -131,9 +144,10 @@ def template(n: int, chance: random.Random) -> Any:
     spdx = chance.choice(LICENCES)
     measured = Statistics(mean=chance.random() * 255, std=chance.random() * 60, saturated_share=chance.random() ** 4)
     technical = record.metadata.technical.model_copy(update={"statistics": measured})
+    quality = Quality(verdict=chance.choices(VERDICTS, weights=(80, 15, 4, 1))[0])
     return record.model_copy(
         update={
-            "metadata": record.metadata.model_copy(update={"technical": technical}),
+            "metadata": record.metadata.model_copy(update={"technical": technical, "quality": quality}),
             "licence": Licence(spdx=spdx, known=spdx is not None),
             "caveats": tuple(Caveat(code=c, evidence="made up") for c in chance.sample(CAVEATS, chance.choice([0, 0, 1, 2]))),
             "additional_metadata": {"idr_metadata": said},
@@ -150,6 +164,7 @@ async def fill(database: Database, volumes: int) -> None:
             writer = Writer(session)
             await writer.open(a_status(job=record.volume))
             await writer.put(record.volume, record.volume, 1, record.model_dump(mode="json"), committed=True)
+            await writer.mark_held(record.volume, 1, held=n % 200 == 0)
             await writer.refresh(record.volume)
     async with database._engine.begin() as connection:
         await connection.execute(text("SET maintenance_work_mem = '1GB'"))
@@ -189,15 +204,17 @@ async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
         chance = random.Random(7)
         took = []
         ask = catalog.facets if question.make(chance).kind == "facets" else catalog.volumes
-        await ask(question.make(chance))
-        for _ in range(rounds):
+        ended = await _ended(ask(question.make(chance)))
+        for _ in range(UNINDEXED_ROUNDS if question.unindexed else rounds):
             query = question.make(chance)
             began = time.perf_counter()
-            await ask(query)
+            ended |= await _ended(ask(query))
             took.append((time.perf_counter() - began) * 1000)
-        plans = await plans_of(database, ask(question.make(chance)))
+        plans = await plans_of(database, _ended(ask(question.make(chance))))
         row = {
             "question": question.name,
+            "unindexed": question.unindexed,
+            "ended": ended,
             "p50_ms": round(statistics.median(took), 1),
             "p95_ms": round(statistics.quantiles(took, n=20)[-1], 1),
             "indexes": sorted({i for p in plans for i in p.indexes} - {"jobs_pkey"}),
@@ -205,10 +222,19 @@ async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
         }
         rows.append(row)
         print(
-            f"{row['question']:26}{row['p50_ms']:>9}{row['p95_ms']:>9}  {' '.join(row['indexes'])} {row['scanned'] or ''}",
+            f"{row['question']:26}{row['p50_ms']:>9}{row['p95_ms']:>9}  {' '.join(row['indexes'])} {row['scanned'] or ''}{' ended' if ended else ''}",
             flush=True,
         )
     return rows
+
+
+async def _ended(asked: Awaitable[Any]) -> bool:
+    """Whether the catalog ended a question because it took too long."""
+    try:
+        await asked
+    except TooSlowError:
+        return True
+    return False
 
 
 async def look(database: Database, folder: Path, rounds: int) -> list[dict[str, Any]]:
@@ -278,7 +304,7 @@ def main() -> int:
         found = asyncio.run(run(url, chosen.volumes, chosen.rounds, chosen.archives))
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
-    return int(any(row["p95_ms"] > LIMIT_MS for row in found["questions"]))
+    return int(any(row["p95_ms"] > LIMIT_MS and not row["unindexed"] for row in found["questions"]))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from cataloger.errors import InvalidQueryError
+from cataloger.errors import InvalidQueryError, TooSlowError
 from cataloger.jsonpaths import match_document
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.errors import TransientError
@@ -29,6 +30,10 @@ POOL_SIZE = 10
 """Connections of one process; more queries wait for each other. PostgreSQL's default limit of 100 lets ten processes in."""
 MIGRATION_LOCK = 0x656D706F72746572
 """Key of the PostgreSQL advisory lock under which migrations run: "emporter" in ASCII."""
+STEPS = 100
+"""Of SQLite's virtual machine between two looks at the clock: microseconds, or a few records looked into."""
+CANCELED = "57014"
+"""What PostgreSQL says of a statement that met its timeout."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 RETRY_SECONDS = (0.5, 10.0)
 """First and longest wait for a database that does not answer at start."""
@@ -75,6 +80,25 @@ class Database:
         with _faults():
             async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
+
+    @asynccontextmanager
+    async def asking(self, seconds: float) -> AsyncIterator[AsyncSession]:
+        """As `reading`, for what somebody asks in words of their own: no statement may take longer. Raises TooSlowError."""
+        async with self.reading() as session:
+            if not self.is_sqlite:
+                await session.execute(text(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}"))
+                with _patience(seconds):
+                    yield session
+                return
+            connection = (await (await session.connection()).get_raw_connection()).driver_connection
+            assert connection is not None
+            end = time.monotonic() + seconds
+            await connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+            try:
+                with _patience(seconds):
+                    yield session
+            finally:
+                await connection.set_progress_handler(None, STEPS)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
@@ -158,6 +182,20 @@ def _faults() -> Iterator[None]:
         reason = str(getattr(error, "orig", error)).split("\n", 1)[0]
         raise DatabaseUnavailableError(
             f"the catalog's database does not answer: {reason}", hint="check EMPORTER_DATABASE_URL and that the server runs"
+        ) from error
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """A statement that was ended because it took too long, as ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        if str(getattr(error.orig, "sqlstate", None)) != CANCELED and str(error.orig) != "interrupted":
+            raise
+        raise TooSlowError(
+            f"the answer was not found within {seconds:g} seconds: no index leads to it",
+            hint="narrow it by source=, status=, organism=, dates or words, or ask for a value with = instead of >=, ~ or none",
         ) from error
 
 

@@ -3,6 +3,7 @@
 EmporterError
 ├── NotInCatalogError    no such volume, revision, job or subscription
 ├── InvalidQueryError    a filter, sort or cursor that makes no sense
+│   └── TooSlowError     one that no index answers
 ├── InvalidRecordError   a record that breaks its schema, or a change against the rules
 ├── AlreadyThereError    a volume that can't be entered twice, or is not an outside script's to change
 ├── DeniedByPolicyError  a change that a rule of the operator's policy refuses
@@ -27,6 +28,12 @@ class InvalidQueryError(EmporterError):
     """A filter, sort or cursor that makes no sense."""
 
     code = "invalid_request"
+
+
+class TooSlowError(InvalidQueryError):
+    """A question no index answers, of a catalog too large to look at every record."""
+
+    code = "too_slow"
 
 
 class AnswerTooLargeError(EmporterError):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from cataloger import batches, citations, listing
-from cataloger.database import Database
+from cataloger.database import POOL_SIZE, Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
 from cataloger.facets import WholeCatalog, count_some, narrows
 from cataloger.lineage import came_of, graph_of
@@ -21,6 +25,10 @@ from emporter_contracts.jobs import JobStatus
 
 MESSAGE_BYTES = 900_000
 """Of one answer on the bus: the server's limit is 1 MiB, headers included."""
+PATIENCE = 5.0
+"""Seconds one statement of a question may take: a hundred times what those an index answers do."""
+DEMANDING = POOL_SIZE // 2
+"""Questions about any field of records that are looked into at once; the other connections are for everybody else."""
 TABLE_PAGE = 500
 """Rows read at once for the consolidated table."""
 
@@ -41,15 +49,17 @@ class Page:
 class Catalog:
     """The catalog, to be asked."""
 
-    def __init__(self, database: Database, catalog_url: str = "", blocks_url: str = "") -> None:
+    def __init__(self, database: Database, catalog_url: str = "", blocks_url: str = "", *, patience: float = PATIENCE) -> None:
         self._database = database
+        self._patience = patience
+        self._demanding = asyncio.Semaphore(DEMANDING)
         self._catalog_url = catalog_url.rstrip("/")
         self._blocks_url = blocks_url.rstrip("/")
         self._whole = WholeCatalog(database)
 
     async def volumes(self, query: CatalogQuery) -> Page:
         """The volumes a query asks for, one row each. Raises InvalidQueryError."""
-        async with self._database.reading() as session:
+        async with self._asking(query) as session:
             found = await listing.volumes_page(session, query)
         return Page([self._row(volume, job) for volume, job in found.rows], found.cursor)
 
@@ -86,7 +96,7 @@ class Catalog:
     async def facets(self, query: CatalogQuery) -> Document:
         """How many volumes of a query there are by source, status, modality, … Raises InvalidQueryError."""
         if narrows(query):
-            async with self._database.reading() as session:
+            async with self._asking(query) as session:
                 return (await count_some(session, query)).document()
         return (await self._whole.counts()).document()
 
@@ -188,6 +198,12 @@ class Catalog:
             query = query.model_copy(update={"limit": len(page.items) // 2})
             page = await self._asked(query)
         return page.document()
+
+    @asynccontextmanager
+    async def _asking(self, query: CatalogQuery) -> AsyncIterator[AsyncSession]:
+        """A session for what may look at every record: not for long, and not on every connection there is."""
+        async with self._demanding if query.where else nullcontext(), self._database.asking(self._patience) as session:
+            yield session
 
     async def _asked(self, query: CatalogQuery) -> Page:
         if query.kind == "facets":
