@@ -34,9 +34,7 @@ class VolumeFilters(BaseModel):
     annotation: Annotated[str | None, Field(description="key, or key=value")] = None
     where: Annotated[
         list[str],
-        Field(
-            description="conditions on any field of the record: metadata.core.axes=zyx; operators = != < <= > >= ~ (contains); = is quickest"
-        ),
+        Field(description="conditions on any field of the record: metadata.core.axes=zyx; operators = != < <= > >= ~ (contains)"),
     ] = []
     max_voxel_nm: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="Coarsest axis, nm per voxel")] = None
     voxel_nm: Annotated[str | None, Field(max_length=100, description="nm per voxel, all three axes: low..high")] = None
