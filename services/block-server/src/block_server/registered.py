@@ -19,6 +19,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from block_server import telemetry
 from block_server.admission import Admission, Hold
 from block_server.arrays import DECODERS, Level, OpenVolume
 from block_server.caching import Kept
@@ -123,6 +124,7 @@ class Registered:
                 source.check_unchanged()
                 box = Box(tuple(domain.origin), tuple(domain.exclusive_max))
                 await self._decoded(lambda: fill(box, out), takes)
+            telemetry.SOURCE_DECODED.inc(out.nbytes)
             return FOR_EVER
 
         store = ts.virtual_chunked(

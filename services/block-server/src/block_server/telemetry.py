@@ -23,13 +23,17 @@ SECONDS = Histogram(
 SENT = Counter("emporter_blocks_sent_bytes_total", "Bytes of bodies", ["route"])
 STAGES = Histogram(
     "emporter_blocks_stage_duration_seconds",
-    "By stage of an answer: find the volume, wait for memory, read, encode",
+    "By stage of an answer: find the volume, look up the chunk in its shard's index, wait for memory, read, encode",
     ["stage"],
     buckets=(0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 VOXELS = Counter("emporter_blocks_voxel_bytes_total", "Bytes of voxels asked for, as stored")
 TOUCHED = Counter(
-    "emporter_blocks_chunk_bytes_total", "Bytes of the chunks that held them: over voxel bytes, the read amplification"
+    "emporter_blocks_chunk_bytes_total",
+    "Bytes of the chunks that held them, decoded now or still in the cache: over voxel bytes, the read amplification",
+)
+SOURCE_DECODED = Counter(
+    "emporter_blocks_source_decoded_bytes_total", "Bytes of chunks that were decoded of volumes that are read where they lie"
 )
 NEAR_HITS = Counter("emporter_blocks_disk_cache_hits_total", "Shards that were read from their copies on the near disk")
 NEAR_MISSES = Counter("emporter_blocks_disk_cache_misses_total", "Shards that had no copy there")
@@ -86,6 +90,7 @@ class CacheCollector(Collector):
             family = CounterMetricFamily(f"emporter_blocks_cache_{name.removesuffix('_count')}s", f"Cache: {name}")
             family.add_metric([], float(total))
             yield family
+        yield _decodes()
         read = sum(
             value["value"]
             for metric in ts.experimental_collect_matching_metrics("/tensorstore/kvstore/")
@@ -95,6 +100,15 @@ class CacheCollector(Collector):
         stored = CounterMetricFamily("emporter_blocks_stored_bytes_read", "Bytes read from the store to decode them")
         stored.add_metric([], float(read))
         yield stored
+
+
+def _decodes() -> CounterMetricFamily:
+    """TensorStore counts what it decodes, and does not say of how many bytes."""
+    counted = ts.experimental_collect_matching_metrics(CACHE + "kvs_cache_read")
+    total = sum(value["value"] for metric in counted for value in metric["values"] if value["category"] == "changed")
+    family = CounterMetricFamily("emporter_blocks_cache_decodes", "Chunks and shard indexes that no cache had, read and decoded")
+    family.add_metric([], float(total))
+    return family
 
 
 def watch_cache(registry: CollectorRegistry = REGISTRY) -> None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from block_server.answers import FOR_EVER, PIECE, PiecewiseResponse, etag, not_modified, unchanged
 from block_server.arrays import OpenVolume, shard_of
+from block_server.delivering import Timing
 from block_server.errors import DamagedVolumeError, NoSuchKeyError, UnsatisfiableRangeError
 from block_server.faults import problems
 from block_server.queries import VOLUME, documented
@@ -51,18 +52,22 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 )
 async def stored(request: Request) -> Response:
     """A stored object of a pinned revision, or a range of it. Never encoded, never redirected."""
+    timing = Timing()
     rooms, key = rooms_of(request), request.path_params["key"]
     volume, full_key, tag = await _object(request, key)
     if unchanged(request, tag):
         return not_modified(_headers(tag))
     wanted = wanted_range(request, tag)
+    timing.over("find")
     hold = await rooms.passing.hold(2 * PIECE)
+    timing.over("wait")
     try:
         first, size, stop = await _opened(rooms, volume, key, full_key, wanted)
     except BaseException:
         hold.shrink(0)
         raise
-    headers = _headers(tag)
+    timing.over("read")
+    headers = _headers(tag) | timing.header
     if wanted is not None:
         headers["content-range"] = f"bytes {first.start}-{stop - 1}/{size}"
     hold.shrink(min(hold.bytes, stop - first.start))

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from block_server.answers import FOR_EVER, etag, not_modified, unchanged
 from block_server.arrays import Level, OpenVolume
+from block_server.delivering import Timing
 from block_server.errors import DamagedVolumeError, NoSuchKeyError, UnsatisfiableRangeError
 from block_server.faults import problems
 from block_server.queries import VOLUME, documented
@@ -64,11 +65,13 @@ async def seen_head(request: Request) -> Response:
 
 
 async def _answer(request: Request, *, head: bool) -> Response:
+    timing = Timing()
     rooms, key = rooms_of(request), request.path_params["key"]
     volume = await find_stored(request, lambda ref: f"zarr2/{ref}.ome.zarr/{quote(key)}")
     tag = etag(volume, "zarr2", key)
     headers = {"etag": tag, "cache-control": FOR_EVER, "accept-ranges": "bytes"}
     chunk = _chunk(volume, key)
+    timing.over("find")
     if chunk is None:
         body = json.dumps(await _document(rooms, volume, key)).encode()
         media_type = "application/json"
@@ -79,12 +82,14 @@ async def _answer(request: Request, *, head: bool) -> Response:
             headers=headers | {"content-length": str(await _size(rooms, volume, *chunk))}, media_type="application/octet-stream"
         )
     else:
-        body = await _read(rooms, volume, *chunk)
+        body = await _read(rooms, volume, *chunk, timing)
         media_type = "application/octet-stream"
     if unchanged(request, tag):
         return not_modified(headers)
     if head:
         return Response(headers=headers | {"content-length": str(len(body))}, media_type=media_type)
+    timing.over("read")
+    headers |= timing.header
     wanted = wanted_range(request, tag)
     if wanted is None:
         return Response(body, headers=headers, media_type=media_type)
@@ -122,11 +127,13 @@ async def _size(rooms: Rooms, volume: OpenVolume, level: Level, chunk: Index3) -
     return place.stop - place.start - CHECKSUM_BYTES * layout.checksummed
 
 
-async def _read(rooms: Rooms, volume: OpenVolume, level: Level, chunk: Index3) -> bytes:
+async def _read(rooms: Rooms, volume: OpenVolume, level: Level, chunk: Index3, timing: Timing) -> bytes:
     layout = Layout.of(level)
     try:
         place = await rooms.shards.place(volume, level, layout, chunk)
+        timing.over("index")
         with await rooms.passing.hold(2 * (place.stop - place.start)):
+            timing.over("wait")
             return bytes(await rooms.shards.read(place, layout))
     except DamagedVolumeError as error:
         raise await removed_or_damaged(rooms, volume, error) from error
