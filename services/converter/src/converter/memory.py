@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from emporter_contracts.geometry import Shape3
-
 MIB = 2**20
+PROCESS_BYTES = 144 * MIB
+"""What a process holds besides its voxels: interpreter and libraries are 132 MiB, connections to bus and store the rest. Measure
+again when a large library is added: resident memory of a converter that has done one small volume."""
 BASE_BYTES = 192 * MIB
-"""Kept out of plans. Interpreter and libraries are 110 MiB; over nine kinds of volume a process held at most that much more than
-its plan in all, and the rest is for connections and long days. Measure again when a large library is added: peak of a process
-less `Pass.memory`."""
+"""Kept out of plans: the process itself, and room for holes in a heap that several threads share: over forty kinds of volume 24 MiB at most."""
 THREADS = 2
 """That read, and as many that encode, in one task. Both release the GIL; a converter is scaled by processes, not by threads."""
 BANDS = 2
@@ -47,21 +46,32 @@ def working_memory(memory_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TaskMemory:
-    """What one task of so many `bands` holds, in voxels: a `band`, the largest `shard`, `live` of fused levels, a `cell` of the
-    source.
+    """What one task of `size` voxels holds, in voxels: a `band` of so many `shards`, the largest `shard`, `live` of fused levels;
+    of the source, which has so many `cells`, a `cell` or a `piece` of several, `copies` times.
     """
 
     itemsize: int
-    band: Shape3
+    size: int
+    band: int
+    shards: int
     shard: int
     live: int
+    cells: int
     cell: int
-    bands: int = BANDS
+    piece: int
+    copies: int = 2
 
     @property
     def bytes(self) -> int:
-        bands = min(BANDS, self.bands) * math.prod(self.band)
-        encoding = THREADS * ENCODED * self.shard
-        # A cell is held as it came and decoded; a piece holds whole cells, or is part of one.
-        reading = readers_of(self.cell * self.itemsize) * 2 * max(self.cell, PIECE_BYTES // self.itemsize)
-        return math.ceil(self.itemsize * (bands + encoding + self.live + reading))
+        bands = min(BANDS * self.band, self.size)
+        making = min(THREADS, self.shards) * ENCODED * self.shard + self.live
+        large = self.cell * self.itemsize > LARGE_CELL_BYTES
+        # What was large goes back to the system at once (allocator.py); smaller buffers leave holes in the heap instead.
+        apart = large and self.size <= self.band
+        working = max(self._reading, making) if apart else self._reading + making
+        return math.ceil(self.itemsize * (bands + working))
+
+    @property
+    def _reading(self) -> int:
+        readers = min(readers_of(self.cell * self.itemsize), self.cells)
+        return readers * self.copies * max(self.cell, self.piece)

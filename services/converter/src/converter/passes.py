@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 from converter.layout import cut_to
-from converter.memory import BANDS, TaskMemory
+from converter.memory import BANDS, PIECE_BYTES, TaskMemory
 from converter.pyramid import Rung
 from emporter_contracts.geometry import Index3, Shape3, grid_shape
 
@@ -25,6 +25,9 @@ LONGEST_TASK_BYTES = 8 * 2**30
 """… but none past this: two or three minutes, whatever the volume's size."""
 TASK_SHARDS = 8192
 """Of one task: its ledger entry names each, and a message on the bus is 1 MB at most."""
+FEW_SHARDS = 8
+"""Of the bands that are tried where none fits. The smallest is not always the one that holds least: two of them are held, but one
+of a task that is one band."""
 COUNTED_BANDS = 4096
 """Along one axis when decodes are counted; a longer axis repeats itself."""
 
@@ -42,13 +45,15 @@ class Grid:
 class Cells:
     """What one decode of a pass's source yields, in voxels of the level it makes: cells laid from `-offset`, ending at `extent`.
 
-    `weight` is how many source voxels one voxel is made of.
+    `weight` is how many source voxels one voxel is made of; `copies` how often a cell is in memory while it is decoded: as it
+    came, as voxels, and once more where it came from the store, whose decoder has a copy of its own.
     """
 
     cell: Shape3
     offset: Index3 = (0, 0, 0)
     extent: Shape3 | None = None
     weight: int = 1
+    copies: int = 2
 
     @property
     def size(self) -> int:
@@ -72,13 +77,14 @@ def plan_pass(grids: list[Grid], base: int, cells: Cells, itemsize: int, budget:
 
     What it gives may need more than `budget` where even the smallest band does: the caller looks at `memory`.
     """
-    bands = [
-        band for band in _bands(grids[base]) if math.prod(band) * itemsize * BANDS <= budget and _enterable(band, grids[base])
-    ]
-    plans = [_grown(grids, base, band, cells, itemsize, budget) for band in bands or [grids[base].shard]]
+    grid = grids[base]
+    bands = [band for band in _bands(grid) if _enterable(band, grid)]
+    small = [band for band in bands if BANDS * math.prod(band) * itemsize <= budget]
+    plans = [_grown(grids, base, band, cells, itemsize, budget) for band in small]
     fitting = [p for p in plans if p.memory <= budget]
     if not fitting:
-        return min(plans, key=lambda p: p.memory)
+        few = [band for band in bands if math.prod(grid_shape(band, grid.shard)) <= FEW_SHARDS]
+        return min((_grown(grids, base, band, cells, itemsize, budget) for band in few), key=lambda p: p.memory)
     return min(fitting, key=lambda p: _preference(p, itemsize))
 
 
@@ -172,11 +178,20 @@ def _aligned(grids: list[Grid], base: int, fused: int, band: Shape3) -> Shape3:
 
 
 def _held(grids: list[Grid], base: int, fused: int, band: Shape3, task: Shape3, cells: Cells, itemsize: int) -> int:
-    levels = grids[base : base + fused + 1]
-    shard = max(math.prod(_within(g.shard, g.rung.shape)) for g in levels)
-    live = sum(_live(g, grids[base], band, task) for g in levels[1:])
-    bands = math.prod(grid_shape(_within(task, grids[base].rung.shape), band))
-    return TaskMemory(itemsize, _within(band, grids[base].rung.shape), shard, live, cells.size, bands).bytes
+    grid, levels = grids[base], grids[base : base + fused + 1]
+    part = _within(band, grid.rung.shape)
+    return TaskMemory(
+        itemsize,
+        size=math.prod(_within(task, grid.rung.shape)),
+        band=math.prod(part),
+        shards=math.prod(grid_shape(part, grid.shard)),
+        shard=max(math.prod(_within(g.shard, g.rung.shape)) for g in levels),
+        live=sum(_live(g, grid, band, task) for g in levels[1:]),
+        cells=math.prod(grid_shape(cells.extent or grid.rung.shape, cells.cell)),
+        cell=cells.size,
+        piece=min(PIECE_BYTES // itemsize, math.prod(part) * cells.weight),
+        copies=cells.copies,
+    ).bytes
 
 
 def _live(grid: Grid, base: Grid, band: Shape3, task: Shape3) -> int:

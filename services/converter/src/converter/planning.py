@@ -13,8 +13,8 @@ import numpy as np
 
 from converter.codec import choose_codec, usual_codec
 from converter.errors import TooLittleMemoryError
-from converter.layout import CHUNK_VOXELS, SHARD_BYTES, chunk_shape, shard_shape
-from converter.memory import BASE_BYTES, MIB, working_memory
+from converter.layout import CHUNK_VOXELS, SHARD_BYTES, chunk_shape, cut_to, shard_shape
+from converter.memory import BASE_BYTES, MIB, PROCESS_BYTES, working_memory
 from converter.passes import Cells, Grid, Pass, plan_pass, tasks_above
 from converter.pyramid import ladder, transform
 from converter.shards import Codec
@@ -108,7 +108,7 @@ def _plan_passes(grids: list[Grid], volume: PlannedVolume, native: ChunkGrid, it
     passes, base = [], 0
     while base < len(grids):
         if base == 0:
-            cells = Cells(native.cell, volume.region.start, volume.source_shape)
+            cells = Cells(cut_to(volume.source_shape, native.cell, (1, 1, 1)), volume.region.start, volume.source_shape)
         else:
             cells = halved_cells(grids[base - 1], grids[base])
         plan = plan_pass(grids, base, cells, itemsize, budget)
@@ -121,7 +121,7 @@ def halved_cells(below: Grid, above: Grid) -> Cells:
     """A level is made from whole shards of the one below."""
     factor = above.rung.factor
     z, y, x = (max(1, min(s, n) // f) for s, n, f in zip(below.shard, below.rung.shape, factor, strict=True))
-    return Cells((z, y, x), weight=factor[0] * factor[1] * factor[2])
+    return Cells((z, y, x), weight=factor[0] * factor[1] * factor[2], copies=3)
 
 
 def _volume_plan(volume: PlannedVolume, itemsize: int, passes: list[_Laid]) -> VolumePlan:
@@ -136,7 +136,7 @@ def _volume_plan(volume: PlannedVolume, itemsize: int, passes: list[_Laid]) -> V
         role=volume.role,
         levels=tuple(levels),
         over_read=round(passes[0].plan.over_read, 4),
-        memory_bytes=BASE_BYTES + max(laid.plan.memory for laid in passes),
+        memory_bytes=PROCESS_BYTES + max(laid.plan.memory for laid in passes),
     )
 
 
