@@ -86,6 +86,14 @@ def test_several_volumes_are_cited_at_once_each_once(stack: RunningStack, volume
     assert [item["id"] for item in json.loads(file.read_text())] == [f"{volume}-r1" for volume in volumes]
 
 
+def test_a_set_is_cited_by_what_its_volumes_have_in_common(stack: RunningStack, volumes: list[str]) -> None:
+    cited = [item["id"] for item in said(stack, "cite", "--source", "inbox")]
+    assert {f"{volume}-r1" for volume in volumes} <= set(cited)
+    assert said(stack, "cite", "-q", "nothingofthatname") == []
+    for words in (), (volumes[0], "-q", "x"):
+        assert "-q and --source" in emporter(stack, "cite", *words).stderr
+
+
 def test_what_is_not_in_the_catalog_is_not_cited(stack: RunningStack) -> None:
     done = emporter(stack, "cite", "no-such-volume")
     assert done.returncode == 2

@@ -171,6 +171,11 @@ class AsyncClient:
         """How to cite volumes, each dataset and publication once."""
         return await self._web.text("/v1/citations", {"volume": list(volumes), "format": form})
 
+    async def citation_of(self, q: str | None = None, form: Literal["bibtex", "csl"] = "bibtex", **filters: Any) -> str:
+        """How to cite all volumes that `volumes` lists by these filters. Raises RefusedByServiceError for more than 10,000."""
+        asked = {name: value for name, value in {"q": q, **filters}.items() if value is not None}
+        return await self._web.text("/v1/citations", {**asked, "format": form})
+
     async def policy(self) -> Document:
         """The operator's rules that are in force."""
         found: Document = json.loads(await self._web.text("/v1/policy", {}))

@@ -172,6 +172,10 @@ class Client:
         """How to cite volumes, each dataset and publication once."""
         return self._thread.run(self._async.citation(volumes, form))
 
+    def citation_of(self, q: str | None = None, form: Literal["bibtex", "csl"] = "bibtex", **filters: Any) -> str:
+        """How to cite all volumes that `volumes` lists by these filters. Raises RefusedByServiceError for more than 10,000."""
+        return self._thread.run(self._async.citation_of(q, form, **filters))
+
     def policy(self) -> Document:
         """The operator's rules that are in force."""
         return self._thread.run(self._async.policy())

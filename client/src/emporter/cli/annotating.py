@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -45,7 +45,9 @@ def tag(
 
 
 def cite(
-    volumes: Annotated[list[str], typer.Argument(metavar="VOLUME…", show_default=False)],
+    volumes: Annotated[list[str] | None, typer.Argument(metavar="[VOLUME…]", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option("-q", "--query", metavar="TEXT", help="All volumes with these words.")] = None,
+    source: Annotated[str | None, typer.Option(help="All volumes of this archive.")] = None,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX (the default).")] = False,
     csl: Annotated[bool, typer.Option("--csl", help="As CSL-JSON.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Into a file.")] = None,
@@ -55,12 +57,19 @@ def cite(
     """Print how to cite volumes: each data set, and each publication once."""
     if bibtex and (csl or json):
         raise typer.BadParameter("--bibtex and --csl exclude each other")
-    once = list(dict.fromkeys(volumes))
-    text = with_client(stack, lambda client: client.citation(once, "csl" if csl or json else "bibtex"))
-    if output is None:
-        print(text, end="")
+    chosen = {name: value for name, value in (("q", text), ("source", source)) if value}
+    if bool(volumes) == bool(chosen):
+        raise typer.BadParameter("name volumes, or say which with -q and --source")
+    form: Literal["bibtex", "csl"] = "csl" if csl or json else "bibtex"
+    once = list(dict.fromkeys(volumes or ()))
+    if once:
+        found = with_client(stack, lambda client: client.citation(once, form))
     else:
-        output.write_text(text)
+        found = with_client(stack, lambda client: client.citation_of(form=form, **chosen))
+    if output is None:
+        print(found, end="")
+    else:
+        output.write_text(found)
 
 
 def _pair(note: str) -> tuple[str, str]:

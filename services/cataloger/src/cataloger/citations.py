@@ -38,6 +38,12 @@ def items(records: Iterable[Item]) -> list[Item]:
     return [*datasets, *publications.values()]
 
 
+def merged(entries: Iterable[Item]) -> list[Item]:
+    """Items of several calls: each once, data sets first, otherwise in their order."""
+    once = {entry["id"]: entry for entry in entries}
+    return sorted(once.values(), key=lambda entry: entry["type"] != "dataset")
+
+
 def written(entries: list[Item], form: Format) -> str:
     """The items in a format."""
     if form == "csl":

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -59,6 +59,8 @@ class Slice:
 
     rows: list[Row]
     cursor: str | None
+    complete: bool = True
+    """Whether the list goes on to the last row that fits."""
 
 
 def _time(value: Any) -> datetime:
@@ -82,8 +84,10 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     filters = volume_filters(query, dialect)
     rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True)
     if query.sort == RELEVANCE:
-        newest = select(Volume.id).where(Volume.id.in_(await _newest(session, query)))
-        return await _page(session, rows, _relevance(query, dialect), query, newest)
+        sort = _relevance(query, dialect)
+        newest = await _newest(session, query, RANKED + 1)
+        ranked = select(Volume.id).where(Volume.id.in_(newest[:RANKED]))
+        return replace(await _page(session, rows, sort, query, ranked), complete=len(newest) <= RANKED)
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
     sort = _volume_sort(query)
     if not _is_guessed(query, dialect):
@@ -99,13 +103,14 @@ def _is_guessed(query: CatalogQuery, dialect: str) -> bool:
     return dialect == "postgresql" and bool(unsure) and query.sort.removeprefix("-") in WALKED
 
 
-async def _newest(session: AsyncSession, query: CatalogQuery) -> Any:
-    """The ids, or what selects them, of the newest volumes that fit."""
+async def _newest(session: AsyncSession, query: CatalogQuery, limit: int) -> list[str]:
+    """The ids of the newest volumes that fit."""
     dialect = session.get_bind().dialect.name
     filters = volume_filters(query, dialect)
     if dialect == "postgresql":
-        return await first(session, Order(Volume.updated_at.expression, Volume.id, descending=True), [], filters, RANKED)
-    return select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(RANKED)
+        return await first(session, Order(Volume.updated_at.expression, Volume.id, descending=True), [], filters, limit)
+    wanted = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(limit)
+    return list(await session.scalars(wanted))
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:

@@ -29,6 +29,10 @@ PATIENCE = 5.0
 """Seconds one statement of a question may take: a hundred times what those an index answers do."""
 DEMANDING = POOL_SIZE // 2
 """Questions about any field of records that are looked into at once; the other connections are for everybody else."""
+CITED_PAGE = 500
+"""Records read at once for the citations of a set."""
+MAX_CITED = 10_000
+"""Volumes of one set that is cited; a list of references that is longer is a catalog."""
 TABLE_PAGE = 500
 """Rows read at once for the consolidated table."""
 
@@ -41,9 +45,11 @@ class Page:
 
     items: list[Document]
     cursor: str | None = None
+    complete: bool = True
+    """False where more fit than a list by relevance ranks, so that its last page is not the end of what there is."""
 
     def document(self) -> Document:
-        return {"items": self.items, "cursor": self.cursor}
+        return {"items": self.items, "cursor": self.cursor, "complete": self.complete}
 
 
 class Catalog:
@@ -61,7 +67,7 @@ class Catalog:
         """The volumes a query asks for, one row each. Raises InvalidQueryError."""
         async with self._asking(query) as session:
             found = await listing.volumes_page(session, query)
-        return Page([self._row(volume, job) for volume, job in found.rows], found.cursor)
+        return Page([self._row(volume, job) for volume, job in found.rows], found.cursor, found.complete)
 
     async def record(self, ref: VolumeRef) -> Document:
         """The metadata record of a volume, or of one revision, with where its job stands. Raises NotInCatalogError."""
@@ -126,10 +132,20 @@ class Catalog:
         return citations.items([await self.record(ref)])
 
     async def citations(self, query: CatalogQuery) -> list[Document]:
-        """How to cite the volumes of a page of a list: CSL items, each publication once."""
-        page = await self.volumes(query)
-        found = await self.records_by_ref([(row["volume"], row["revision"]) for row in page.items])
-        return citations.items([record for record in found if record is not None])
+        """How to cite all volumes a query asks for, whatever its order and page: CSL items, each publication once.
+
+        Raises InvalidQueryError for more than MAX_CITED volumes.
+        """
+        asked = query.model_copy(update={"sort": "id", "limit": CITED_PAGE, "cursor": None})
+        entries: list[Document] = []
+        for _ in range(0, MAX_CITED, CITED_PAGE):
+            page = await self.volumes(asked)
+            found = await self.records_by_ref([(row["volume"], row["revision"]) for row in page.items])
+            entries = citations.merged([*entries, *citations.items(record for record in found if record is not None)])
+            if page.cursor is None:
+                return entries
+            asked = asked.model_copy(update={"cursor": page.cursor})
+        raise InvalidQueryError(f"more than {MAX_CITED} volumes are not cited at once", hint="narrow it: source=, q=, where=")
 
     async def jobs(self, query: CatalogQuery) -> Page:
         """The last state of the jobs a query asks for."""

@@ -182,6 +182,7 @@ class Volume:
 class VolumePage:
     items: list[Volume]
     cursor: str | None = strawberry.field(description="`after` of the next page; null after the last.")
+    complete: bool = strawberry.field(description="False where `relevance` ranks only the newest of what fits.")
 
 
 @strawberry.type
@@ -203,7 +204,7 @@ class Query:
     ) -> VolumePage:
         query = CatalogQuery(**(filter.query() if filter else {}), sort=sort, limit=_first(first), cursor=after)
         page = await _context(info).catalog.volumes(query)
-        return VolumePage(items=[_volume(row) for row in page.items], cursor=page.cursor)
+        return VolumePage(items=[_volume(row) for row in page.items], cursor=page.cursor, complete=page.complete)
 
     @strawberry.field
     async def volume(self, info: strawberry.Info, id: strawberry.ID) -> Volume | None:  # noqa: A002

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from cataloger.api import stream, tables
 from cataloger.api.parameters import VolumeFilters, VolumeList
 from cataloger.api.refusals import tell_refusals
-from cataloger.citations import MEDIA_TYPES, Format, written
+from cataloger.citations import MEDIA_TYPES, Format, merged, written
 from cataloger.errors import (
     AlreadyThereError,
     DeniedByPolicyError,
@@ -77,7 +77,10 @@ def build(
 def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
     @app.get("/v1/volumes")
     async def volumes(asked: Annotated[VolumeList, Query()]) -> dict[str, Any]:
-        """Volumes, one row each; every word of `q` must be in its texts."""
+        """Volumes, one row each; every word of `q` must be in its texts.
+
+        `complete` is false where `sort=relevance` ranks only the newest of what fits: another order goes on to the end.
+        """
         return (await catalog.volumes(asked.query())).document()
 
     @app.get("/v1/facets")
@@ -126,8 +129,8 @@ def _citations(app: FastAPI, catalog: Catalog) -> None:
         return _cited(await catalog.citation(VolumeRef.parse(volume)), format)
 
     @app.get("/v1/citations")
-    async def citations(asked: Annotated[VolumeList, Query()], request: Request) -> Response:
-        """How to cite the volumes named by `volume=` (again for each), else those of a page of the list; or `format=csl`."""
+    async def citations(asked: Annotated[VolumeFilters, Query()], request: Request) -> Response:
+        """How to cite the volumes named by `volume=` (again for each), else all that fit, at most 10,000; or `format=csl`."""
         form = request.query_params.get("format", "bibtex")
         if form not in MEDIA_TYPES:
             raise InvalidQueryError(f"format={form[:40]!r} is not known", hint=f"one of {', '.join(MEDIA_TYPES)}")
@@ -137,7 +140,7 @@ def _citations(app: FastAPI, catalog: Catalog) -> None:
         if not named:
             return _cited(await catalog.citations(asked.query()), form)
         found = [entry for volume in named for entry in await catalog.citation(VolumeRef.parse(volume))]
-        return _cited(list({entry["id"]: entry for entry in found}.values()), form)
+        return _cited(merged(found), form)
 
 
 def _cited(entries: list[dict[str, Any]], form: Format) -> Response:
