@@ -10,7 +10,8 @@ PROCESS_BYTES = 144 * MIB
 """What a process holds besides its voxels: interpreter and libraries are 132 MiB, connections to bus and store the rest. Measure
 again when a large library is added: resident memory of a converter that has done one small volume."""
 BASE_BYTES = 192 * MIB
-"""Kept out of plans: the process itself, and room for holes in a heap that several threads share: over forty kinds of volume 24 MiB at most."""
+"""Kept out of plans: the process itself, and room for holes in a heap that several threads share: over forty kinds of volume
+24 MiB at most."""
 THREADS = 2
 """That read, and as many that encode, in one task. Both release the GIL; a converter is scaled by processes, not by threads."""
 BANDS = 2
