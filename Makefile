@@ -9,6 +9,8 @@ EMULATORS := tests/archives
 STAMP := .venv/.installed
 # Readers that can't share our environment: tests/clients/*.in says what is in which.
 CLIENTS := earlier napari
+# What is only measured beside ours; no test wants it.
+PEERS := tiled
 CLIENTS_IN := .venv-clients
 UV_VERSION := 0.13.8
 
@@ -92,8 +94,8 @@ schemas: install ## write contracts/schemas from the contracts
 bench: install ## measure, and write docs/benchmarks.md
 	@if test -f tests/bench/run.py; then $(BIN)/python tests/bench/run.py; else echo "tests/bench/run.py is not there yet"; exit 2; fi
 
-bench-blocks: install ## random crops over HTTP beside other servers and libraries; six minutes
-	$(BIN)/python tests/bench/blocks.py
+bench-blocks: install $(PEERS:%=$(CLIENTS_IN)/%/.installed) ## random crops over HTTP beside other servers and libraries, fifteen minutes; docs/benchmarks.md
+	@$(BIN)/python tests/bench/run.py blocks $(BENCH_ARGS)
 
 bench-fetch: install ## fetching beside a plain copy, small objects and a large one, three minutes; docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py fetch $(BENCH_ARGS)
@@ -122,4 +124,4 @@ lock: install ## the locks after a change of dependencies (LOCK_ARGS=--upgrade: 
 	@# Everything, for .venv; then, at the same versions, what the images hold.
 	$(COMPILE) $(LOCK_ARGS) --output-file requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES)) requirements-dev.in
 	$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock $(addsuffix /pyproject.toml,$(SHIPPED)) deploy/requirements.in
-	$(foreach one,$(CLIENTS),$(COMPILE) $(LOCK_ARGS) --output-file tests/clients/$(one).lock tests/clients/$(one).in;)
+	$(foreach one,$(CLIENTS) $(PEERS),$(COMPILE) $(LOCK_ARGS) --output-file tests/clients/$(one).lock tests/clients/$(one).in;)

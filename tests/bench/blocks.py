@@ -2,7 +2,8 @@
 
 `python tests/bench/blocks.py [--rounds N] [--seconds S] [--only CASE]`. Everything is measured in turn, round after round, and only ratios
 within a round are compared: machines drift. Cold means without a chunk cache (the page cache of the machine is warm), warm means
-that every chunk is in it. tiled takes part where EMPORTER_PYTHON_TILED names a Python that has it.
+that every chunk is in it. tiled takes part where `make bench-blocks` has installed it, or EMPORTER_PYTHON_TILED names a Python
+that has it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from emporter_runtime.testing import file_store, s3_server
 
 CACHE = {"cold": 0, "warm": 1024 * MIB}
 BATCH = 64
+BATCHES = 5
+"""In a round at least: one that takes a third of a round says little."""
 SIDE = 512
 
 
@@ -45,14 +48,15 @@ class Case:
     store: str
     dtype: str
     codec: Any
-    peers: bool = True
 
 
-CASES = (
-    Case("uint8, zstd, files", "file", "uint8", "zstd"),
-    Case("uint16, blosc, files", "file", "uint16", "blosc"),
-    Case("uint8, not compressed, files", "file", "uint8", "none", peers=False),
-    Case("uint8, zstd, S3", "s3", "uint8", "zstd", peers=False),
+CASES = tuple(
+    Case(
+        f"{dtype}, {'not compressed' if codec == 'none' else codec}, {'files' if store == 'file' else 'S3'}", store, dtype, codec
+    )
+    for store in ("file", "s3")
+    for dtype, packed in (("uint8", "zstd"), ("uint16", "blosc"))
+    for codec in (packed, "none")
 )
 
 
@@ -117,12 +121,12 @@ class Bench:
         drawn = json.dumps({"n": BATCH, "shape": [CROP] * 3, "seed": 1}).encode()
         sample = [Ask.post(f"/v1/volumes/{self.made.ref}/sample", drawn, BATCH * (self.body + 24))]
         singles = [Ask.get(self.path(one), self.body) for one in places]
-        self.add(
-            f"{BATCH} crops in one POST blocks, {kind}", 1, lambda n, into: over_http(port, batch, n, self.seconds, into, BATCH)
-        )
-        self.add(
-            f"{BATCH} crops in one POST sample, {kind}", 1, lambda n, into: over_http(port, sample, n, self.seconds, into, BATCH)
-        )
+        for what, asks in (("blocks", batch), ("sample", sample)):
+            self.add(
+                f"{BATCH} crops in one POST {what}, {kind}",
+                1,
+                lambda n, into, asks=asks: over_http(port, asks, n, self.seconds, into, BATCH, BATCHES),
+            )
         self.add(f"the same {BATCH} one by one, {kind}", 8, lambda n, into: over_http(port, singles, n, self.seconds, into))
 
 
@@ -161,9 +165,7 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: Exit
             lambda n, into: over_http(servers["warm"][0], constant, n, bench.seconds, into),
             servers["warm"][1],
         )
-    local = objects.local_path(storage.VOLUMES, root)
-    if case.peers and local is not None:
-        add_peers(bench, local, stack)
+    add_peers(bench, objects.local_path(storage.VOLUMES, root), kvstore, stack)
     for kind, (port, _) in servers.items():
         bench.together(kind, port)
     bench.seconds = 0.05  # memory that was never touched is slow, whoever comes first
@@ -177,16 +179,19 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: Exit
     report(case, bench, arguments, resident)
 
 
-def add_peers(bench: Bench, folder: Path, stack: ExitStack) -> None:
-    """Other servers and libraries on the same files."""
-    port = stack.enter_context(peers.peer(sys.executable, peers.ZARR_APP, folder))
+def add_peers(bench: Bench, folder: Path | None, kvstore: dict[str, Any], stack: ExitStack) -> None:
+    """Other servers and libraries on the same objects; `folder` is None where they are in S3, which zarrs can't read from here."""
+    where = str(folder) if folder is not None else json.dumps(peers.place_of(kvstore))
+    port = stack.enter_context(peers.peer(sys.executable, peers.ZARR_APP, where))
     bench.http("zarr-python behind bare ASGI", port, lambda at: f"/{','.join(map(str, at))}")
-    python = os.environ.get(peers.TILED)
-    if python:
-        port = stack.enter_context(peers.peer(python, peers.TILED_APP, folder))
+    python = peers.python_of_tiled()
+    if python is not None:
+        port = stack.enter_context(peers.peer(python, peers.TILED_APP, where))
         form = "format=application/octet-stream"
         cut = lambda at: ",".join(f"{a}:{a + CROP}" for a in at)  # noqa: E731
         bench.http("tiled", port, lambda at: f"/api/v1/array/full/a?slice={cut(at)}&{form}")
+    if folder is None:
+        return
     zarrs = peers.by_zarrs(folder)
     for n in (1, 8):
         bench.add("in-process zarrs", n, lambda n, into: by_slicing(zarrs, bench.at, n, bench.seconds, into))
@@ -254,8 +259,8 @@ def main() -> int:
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; the clients are on the same machine."
     )
-    if peers.TILED not in os.environ:
-        print(f"tiled is left out: {peers.TILED} names no Python that has it.")
+    if peers.python_of_tiled() is None:
+        print(f"tiled is left out: make bench-blocks installs it, or {peers.TILED} names a Python that has it.")
     began = time.monotonic()
     for case in CASES:
         if arguments.only is None or arguments.only in case.name:

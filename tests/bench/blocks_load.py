@@ -65,13 +65,25 @@ class Ask:
         return cls(head.encode() + content, body)
 
 
-class Connection:
-    """One keep-alive connection that reads bodies into the same memory again and again."""
+_memory: list[bytearray] = []
+"""Of each connection there may be at once. Touched when it is made: whoever is measured first would pay for that."""
 
-    def __init__(self, port: int, largest: int) -> None:
+
+def _room(number: int, size: int) -> memoryview:
+    while len(_memory) <= number:
+        _memory.append(bytearray())
+    if len(_memory[number]) < size:
+        _memory[number] = bytearray(b"\1" * size)
+    return memoryview(_memory[number])
+
+
+class Connection:
+    """One keep-alive connection that reads bodies into the same memory again and again: the `number`th of a process."""
+
+    def __init__(self, port: int, largest: int, number: int = 0) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._memory = memoryview(bytearray(largest + 65536))
+        self._memory = _room(number, largest + 65536)
 
     def ask(self, ask: Ask) -> memoryview:
         """The body; raises where it is not a 200 of that many bytes."""
@@ -98,19 +110,21 @@ class Connection:
         self._socket.close()
 
 
-def over_http(port: int, asks: Sequence[Ask], connections: int, seconds: float, into: Measured, each: int = 1) -> None:
-    """Ask in turn over so many connections, each its own part of `asks`, for a time; every connection at least once."""
+def over_http(
+    port: int, asks: Sequence[Ask], connections: int, seconds: float, into: Measured, each: int = 1, least: int = 1
+) -> None:
+    """Ask in turn over so many connections, each its own part of `asks`, for a time; every connection `least` times at least."""
     done = threading.Event()
     largest = max(ask.body for ask in asks)
+    ready = [Connection(port, largest, number) for number in range(connections)]
 
     def ask(number: int) -> list[float]:
-        connection, taken, k = Connection(port, largest), [], number
-        while not (taken and done.is_set()):
+        taken, k = [], number
+        while not (len(taken) >= least and done.is_set()):
             began = time.perf_counter()
-            connection.ask(asks[k % len(asks)])
+            ready[number].ask(asks[k % len(asks)])
             taken.append(time.perf_counter() - began)
             k += connections
-        connection.close()
         return taken
 
     with ThreadPoolExecutor(connections) as pool:
@@ -119,6 +133,8 @@ def over_http(port: int, asks: Sequence[Ask], connections: int, seconds: float, 
         threading.Timer(seconds, done.set).start()
         taken = [one for each_one in running for one in each_one.result()]
         into.note(taken, time.perf_counter() - began, each)
+    for connection in ready:
+        connection.close()
 
 
 def by_tensorstore(array: Any, at: Sequence[Place], connections: int, seconds: float, into: Measured) -> None:

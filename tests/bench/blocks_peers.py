@@ -27,11 +27,24 @@ from emporter_runtime.service import forever, run_service
 from emporter_runtime.settings import StoreSettings
 
 TILED = "EMPORTER_PYTHON_TILED"
-"""Names a Python that has tiled (`pip install "tiled[server]" zarr`), which can't share an environment with us."""
+"""Names a Python that has tiled and zarr, which can't share an environment with us; else that of `make bench-blocks` counts."""
+INSTALLED_TILED = Path(__file__).parents[2] / ".venv-clients" / "tiled" / "bin" / "python"
 
-ZARR_APP = """
-import asyncio, sys, numpy, uvicorn, zarr
-array = zarr.open_array(sys.argv[1], mode="r")
+OPEN = """
+import json, sys, zarr
+def opened(where):
+    if not where.startswith("{"):
+        return zarr.open_array(where, mode="r")
+    from obstore.store import S3Store
+    place = json.loads(where)
+    path = place.pop("path")
+    return zarr.open_array(zarr.storage.ObjectStore(S3Store(**place), read_only=True), path=path, mode="r")
+array = opened(sys.argv[1])
+"""
+ZARR_APP = (
+    OPEN
+    + """
+import asyncio, numpy, uvicorn
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
@@ -42,18 +55,21 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error", lifespan="off", loop="uvloop", http="httptools")
 """
-TILED_APP = """
-import sys, uvicorn, zarr
+)
+TILED_APP = (
+    OPEN
+    + """
+import uvicorn
 from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.zarr import ZarrArrayAdapter
 from tiled.server.app import build_app
 from tiled.config import Authentication
 from tiled.structures.array import ArrayStructure
-array = zarr.open_array(sys.argv[1], mode="r")
 tree = MapAdapter({"a": ZarrArrayAdapter(array, ArrayStructure.from_array(array))})
 app = build_app(tree, authentication=Authentication(allow_anonymous_access=True), server_settings={"response_bytesize_limit": 10**9})
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
+)
 
 
 def serve() -> int:
@@ -101,12 +117,12 @@ def block_server(store: StoreSettings, cache_bytes: int) -> Iterator[tuple[int, 
 
 
 @contextmanager
-def peer(python: str, script: str, folder: Path) -> Iterator[int]:
-    """Another server over the array in `folder`; yields its port."""
+def peer(python: str, script: str, where: str) -> Iterator[int]:
+    """Another server over an array: `where` is its folder, or JSON of `place_of`; yields its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([python, "-c", script, str(folder), str(port)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([python, "-c", script, where, str(port)], stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 60
         while True:
@@ -124,6 +140,23 @@ def peer(python: str, script: str, folder: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def python_of_tiled() -> str | None:
+    """A Python that has tiled; None where there is none."""
+    return os.environ.get(TILED) or (str(INSTALLED_TILED) if INSTALLED_TILED.exists() else None)
+
+
+def place_of(kvstore: dict[str, Any]) -> dict[str, Any]:
+    """An array in S3 for obstore, from how TensorStore is told of it; the keys are in the environment."""
+    return {
+        "bucket": kvstore["bucket"],
+        "path": kvstore["path"].rstrip("/"),
+        "endpoint": kvstore["endpoint"],
+        "region": kvstore.get("aws_region", "us-east-1"),
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": True},
+    }
 
 
 def by_tensorstore(kvstore: dict[str, Any], cache: int) -> Any:
