@@ -116,6 +116,8 @@ def _shows(picture: NDArray[Any], plane: NDArray[Any]) -> bool:
 
 
 def state_in(page: Page) -> dict[str, Any]:
+    """What the URL says, once the layer has been opened: before that it is there by name alone."""
+    expect(page).to_have_url(re.compile('source("|%22):'), timeout=60_000)
     state: dict[str, Any] = json.loads(unquote(urlsplit(page.url).fragment.removeprefix("!")))
     return state
 
