@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
@@ -15,6 +16,8 @@ NAMED = 100
 WORST: tuple[Verdict, ...] = ("pass", "warn", "fail")
 DOUBTFUL = 0.5
 """What a gap that is only suspected counts, however many there are: it is to be looked at, no more."""
+FEWEST_GREYS = 8
+"""Values that a picture has at least: of a drawing, the largest one is frequent and clipped by nobody."""
 BLANK_FAILS = 0.1
 """Share of slices of one value from which on a volume is not what somebody meant to store."""
 
@@ -78,7 +81,7 @@ def completeness(record: MetadataRecord) -> tuple[float, list[str]]:
 
 def _voxels(facts: SliceFacts, statistics: Statistics, policy: QualityPolicy) -> Iterable[GateResult]:
     yield _empty(facts, statistics, policy)
-    yield _saturated(facts, policy)
+    yield _saturated(facts, statistics, policy)
     yield _histogram(statistics, policy)
     yield _contrast(facts, policy)
 
@@ -96,14 +99,24 @@ def _empty(facts: SliceFacts, statistics: Statistics, policy: QualityPolicy) -> 
     )
 
 
-def _saturated(facts: SliceFacts, policy: QualityPolicy) -> GateResult:
-    usual = median(facts.saturated_share)
-    over = [share - usual for share in facts.saturated_share]
+def _saturated(facts: SliceFacts, statistics: Statistics, policy: QualityPolicy) -> GateResult:
+    if sum(count > 0 for count in statistics.histogram) < FEWEST_GREYS:
+        return GateResult(gate="saturated", verdict="pass", evidence=f"fewer than {FEWEST_GREYS} grey values: a drawing")
+    # A slice of next to nothing is clipped at no value that counts as bright in the whole volume.
+    high = statistics.window[1] if statistics.window else None
+    bright = high if isinstance(high, int | float) else -math.inf
+    shares = [share if top >= bright else 0.0 for share, top in zip(facts.saturated_share, facts.top, strict=True)]
+    usual = median(shares)
+    over = [share - usual for share in shares]
     worst = max(*over, usual)
     limit = policy.saturated.warn if policy.saturated.warn is not None else 1.0
     slices = [z for z, share in enumerate(over) if share >= limit] if usual < limit else list(range(len(over)))
     result = _result("saturated", policy.saturated, worst, slices)
-    return result.model_copy(update={"evidence": f"up to {max(facts.saturated_share):.1%} of a slice at the top of the dtype"})
+    most = max(range(len(shares)), key=shares.__getitem__)
+    said = (
+        f"up to {shares[most]:.1%} of a slice at the largest value, {facts.top[most]:g}" if shares[most] else "nothing is clipped"
+    )
+    return result.model_copy(update={"evidence": said})
 
 
 def _histogram(statistics: Statistics, policy: QualityPolicy) -> GateResult:

@@ -43,7 +43,7 @@ class QualityPolicy(BaseModel):
     empty: Rule = Rule(warn=0.4, fail=0.9)
     """Share of zero voxels; a slice of one value warns at any share."""
     saturated: Rule = Rule(warn=0.02, fail=0.25)
-    """Share of voxels at the top of the dtype, of the worst slice above the usual one."""
+    """Share of voxels at the largest value, where they are clipped there, of the worst slice above the usual one."""
     histogram: Rule = Rule(warn=0.98, fail=1.0)
     """Share of the most frequent bin of non-zero voxels: a picture of one grey is none."""
     missing: Rule = Rule(warn=0.5, fail=1)

@@ -1,7 +1,8 @@
 """Facts about every slice z of level 0, gathered in the ordered pass that hashes and counts its voxels: nothing is read anew.
 
 A slice is compared with the three before it on a *probe*: its central window, binned, less its mean and over its deviation, so
-that brightness and contrast drop out. What is kept of a slice is a few numbers; of voxels, four probes.
+that brightness and contrast drop out; clipped voxels, which show no tissue, are left out. What is kept of a slice is a few
+numbers; of voxels, four probes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.clipping import Crest
 from emporter_contracts.geometry import Shape3
 
 PROBE_EDGE = 256
@@ -25,23 +27,28 @@ LAGS = 3
 """How many slices back each is compared: a lost slice makes neighbours look like slices two apart, so those are known too."""
 SAMPLED = 2**18
 """Voxels of a slice its mean and deviation are taken of, whole rows evenly spaced: a 0.2 % standard error of the deviation."""
+SPARSE = 8
+"""Every so many of a large slice's sampled voxels tell whether its largest value is a spike, which has to be of some percent."""
 LEAST_OVERLAP = 0.5
 """Share of the window two slices must both show once a shift is undone: small parts are alike by chance."""
 
 Voxels = NDArray[Any]
 Probe = NDArray[np.float32]
+Shown = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
 class SliceFacts:
-    """One entry per slice z in every list. `likeness[k][z]` is the correlation of z with z - k - 1, -1 to 1; None where there is
-    none. `shift` (y, x voxels) is how far z lies from z - 1, `aligned` their correlation once that is undone.
+    """One entry per slice z in every list. `top` is the largest value (NaN: none is a number), `saturated_share` what is clipped
+    there. `likeness[k][z]` is the correlation of z with z - k - 1, -1 to 1; None where there is none. `shift` (y, x voxels) is
+    how far z lies from z - 1, `aligned` their correlation once that is undone.
     """
 
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
     zero_share: list[float] = field(default_factory=list)
     saturated_share: list[float] = field(default_factory=list)
+    top: list[float] = field(default_factory=list)
     crc32c: list[int] = field(default_factory=list)
     constant: list[bool] = field(default_factory=list)
     likeness: tuple[list[float | None], ...] = field(default_factory=lambda: tuple([] for _ in range(LAGS)))
@@ -56,6 +63,7 @@ class SliceFacts:
             "std": _short(self.std),
             "zero_share": _short(self.zero_share),
             "saturated_share": _short(self.saturated_share),
+            "top": _short(self.top),
             "crc32c": [f"{c:08x}" for c in self.crc32c],
             "constant": self.constant,
             "likeness": [_short(lag) for lag in self.likeness],
@@ -72,14 +80,16 @@ class SliceCounter:
         self._window = _window(shape)
         self._bin = BIN if min(w.stop - w.start for w in self._window) >= PROBE_EDGE else 1
         self._step = max(1, -(-shape[1] * shape[2] // SAMPLED))
-        self._top = np.iinfo(dtype).max if dtype.kind in "ui" else None
+        self._sparse = SPARSE if shape[1] * shape[2] > SAMPLED // SPARSE else 1
+        self._dtype = dtype
         self._begin()
         self._probes: deque[_Seen] = deque(maxlen=LAGS)
         self.facts = SliceFacts()
 
     def _begin(self) -> None:
         """Nothing of the coming slice was seen."""
-        self._rows = self._zeros = self._saturated = self._crc = self._n = 0
+        self._rows = self._zeros = self._crc = self._n = 0
+        self._crest = Crest(self._dtype)
         self._sum = self._squares = 0.0
         self._low: Any = None
         self._high: Any = None
@@ -104,10 +114,11 @@ class SliceCounter:
         first = self._rows
         self._crc = google_crc32c.extend(self._crc, plane.tobytes())
         self._zeros += plane.size - int(np.count_nonzero(plane))
-        if self._top is not None:
-            self._saturated += int(np.count_nonzero(plane == self._top))
         sample = plane[(-first) % self._step :: self._step].astype(np.float64)
-        sample = sample[np.isfinite(sample)] if plane.dtype.kind == "f" else sample
+        sparse = sample[:, :: self._sparse].reshape(-1)
+        if plane.dtype.kind == "f":
+            sample, sparse = sample[np.isfinite(sample)], sparse[np.isfinite(sparse)]
+        self._crest.add(plane, sparse)
         if sample.size:
             self._n += sample.size
             self._sum += float(sample.sum())
@@ -128,10 +139,13 @@ class SliceCounter:
         facts.mean.append(mean)
         facts.std.append(math.sqrt(max(0.0, self._squares / self._n - mean * mean)) if self._n else 0.0)
         facts.zero_share.append(self._zeros / size)
-        facts.saturated_share.append(self._saturated / size)
+        clipped = self._crest.clipped()
+        facts.saturated_share.append(clipped / size)
+        facts.top.append(math.nan if self._crest.top is None else float(self._crest.top))
         facts.crc32c.append(self._crc)
         facts.constant.append(self._low is None or bool(self._low == self._high))
-        now = _Seen.of(_binned(self._seen, self._bin))
+        shown = self._seen != np.float32(self._crest.top) if clipped else None
+        now = _Seen.of(*_binned(self._seen, shown, self._bin))
         before = list(self._probes)
         for k in range(LAGS):
             facts.likeness[k].append(now.likeness(before[-1 - k]) if k < len(before) else None)
@@ -143,28 +157,43 @@ class SliceCounter:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The probe of one slice: mean 0, deviation 1; and its transform. None where the slice has no structure."""
+    """The probe of one slice: mean 0, deviation 1, and 0 where it is not `shown`; and its transform. None where the slice has no
+    structure.
+    """
 
     probe: Probe | None
     spectrum: NDArray[np.complex64] | None
+    shown: Shown | None = None
 
     @classmethod
-    def of(cls, probe: Probe) -> _Seen:
+    def of(cls, probe: Probe, shown: Shown | None) -> _Seen:
         largest = float(np.abs(probe).max())
         if largest > 0:
             # Squares of the largest integers are past what 32 bits hold.
             probe = probe / np.float32(largest)
-        probe = probe - probe.mean()
-        deviation = float(probe.std())
+        known = probe if shown is None else probe[shown]
+        if known.size == 0:
+            return cls(None, None)
+        middle, deviation = known.mean(), float(known.std())
         if not math.isfinite(deviation) or deviation < 1e-6:
             return cls(None, None)
-        probe = (probe / deviation).astype(np.float32)
-        return cls(probe, np.fft.rfft2(probe).astype(np.complex64))
+        probe = ((probe - middle) / deviation).astype(np.float32)
+        if shown is not None:
+            probe[~shown] = 0
+        return cls(probe, np.fft.rfft2(probe).astype(np.complex64), shown)
 
     def likeness(self, other: _Seen) -> float | None:
+        """The correlation of what both show."""
         if self.probe is None or other.probe is None:
             return None
-        return float(np.vdot(self.probe, other.probe)) / self.probe.size
+        if self.shown is None and other.shown is None:
+            return float(np.vdot(self.probe, other.probe)) / self.probe.size
+        both = np.ones(self.probe.shape, np.bool_)
+        for shown in (self.shown, other.shown):
+            both &= True if shown is None else shown
+        if both.sum() < LEAST_OVERLAP * both.size:
+            return None
+        return _correlation(self.probe[both], other.probe[both])
 
     def shift(self, other: _Seen) -> tuple[tuple[float, float], float | None]:
         """By how much (y, x) this lies past `other` (peak of the phase correlation), and their correlation there."""
@@ -187,6 +216,10 @@ def _overlap(a: Probe, b: Probe, dy: int, dx: int) -> float | None:
         return None
     here = a[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
     there = b[max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)]
+    return _correlation(here, there)
+
+
+def _correlation(here: Probe, there: Probe) -> float | None:
     here, there = here - here.mean(), there - there.mean()
     norm = float(np.sqrt(np.square(here).sum() * np.square(there).sum()))
     return float((here * there).sum()) / norm if norm > 0 else None
@@ -200,12 +233,18 @@ def _window(shape: Shape3) -> tuple[slice, slice]:
     return middle(shape[1]), middle(shape[2])
 
 
-def _binned(window: Probe, by: int) -> Probe:
+def _binned(window: Probe, shown: Shown | None, by: int) -> tuple[Probe, Shown | None]:
+    """The mean of `by` x `by` voxels each, shown where most of them are."""
     if by == 1:
-        return window
-    y, x = (n // by for n in window.shape)
-    binned: Probe = window[: y * by, : x * by].reshape(y, by, x, by).mean(axis=(1, 3), dtype=np.float32)
-    return binned
+        return window, shown
+    means = _means(window, by)
+    return means, None if shown is None else _means(shown, by) > 0.5
+
+
+def _means(plane: Voxels, by: int) -> Probe:
+    y, x = (n // by for n in plane.shape)
+    means: Probe = plane[: y * by, : x * by].reshape(y, by, x, by).mean(axis=(1, 3), dtype=np.float32)
+    return means
 
 
 def _short(values: list[Any]) -> list[float | None]:
