@@ -25,6 +25,8 @@ from emporter_readers.protocol import Reader
 
 OVER_READ_TAKEN = 1.5
 """Decodes per voxel that are taken for larger shards; past it smaller ones leave room for larger bands, which decode less."""
+STEP_BYTES = 64 * MIB
+"""A budget that is told is a multiple of this, as one would write it."""
 
 
 def plan_conversion(plan: FetchPlan, readers: Mapping[str, Reader], request: IngestRequest, memory_bytes: int) -> ConversionPlan:
@@ -56,6 +58,20 @@ def plan_volume(volume: PlannedVolume, reader: Reader, output: Output, memory_by
 
 def lay_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_bytes: int) -> VolumePlan:
     """Levels, shards and tasks of one volume. Shards are halved until a task fits, unless the user asked for them."""
+    fitting, needed = _laid_out(volume, native, output, memory_bytes)
+    if not fitting:
+        enough = _smallest(volume, native, output, memory_bytes, _rounded(BASE_BYTES + needed))
+        raise TooLittleMemoryError(
+            f"{volume.volume}: no task fits {memory_bytes // MIB} MiB",
+            hint=f"give converters EMPORTER_CONVERTER_MEMORY_BYTES={enough}, or ask for smaller shards",
+        )
+    least = min(passes[0].plan.over_read for passes in fitting)
+    taken = next(p for p in fitting if p[0].plan.over_read <= OVER_READ_TAKEN * least)
+    return _volume_plan(volume, np.dtype(volume.dtype).itemsize, taken)
+
+
+def _laid_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_bytes: int) -> tuple[list[list[_Laid]], int]:
+    """Passes that fit, for one size of shards after another, and the least that any of them holds."""
     itemsize = np.dtype(volume.dtype).itemsize
     budget = working_memory(memory_bytes)
     fitting: list[list[_Laid]] = []
@@ -67,14 +83,21 @@ def lay_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_byt
             fitting.append(passes)
             if passes[0].plan.over_read <= OVER_READ_TAKEN:
                 break
-    if not fitting:
-        enough = _rounded(BASE_BYTES + min(needed))
-        raise TooLittleMemoryError(
-            f"{volume.volume}: no task fits {memory_bytes // MIB} MiB",
-            hint=f"give converters EMPORTER_CONVERTER_MEMORY_BYTES={enough}, or ask for smaller shards",
-        )
-    least = min(passes[0].plan.over_read for passes in fitting)
-    return _volume_plan(volume, itemsize, next(p for p in fitting if p[0].plan.over_read <= OVER_READ_TAKEN * least))
+    return fitting, min(needed)
+
+
+def _smallest(volume: PlannedVolume, native: ChunkGrid, output: Output, refused: int, enough: int) -> int:
+    """The smallest budget that would do, in whole steps. What was planned without room may need more than what is planned with
+    it, where levels are fused.
+    """
+    low, high = refused // STEP_BYTES, enough // STEP_BYTES
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _laid_out(volume, native, output, middle * STEP_BYTES)[0]:
+            high = middle
+        else:
+            low = middle
+    return high * STEP_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +180,5 @@ def _level(volume: PlannedVolume, laid: _Laid, k: int) -> LevelPlan:
 
 
 def _rounded(size: int) -> int:
-    """Up to whole 64 MiB, as one would write it."""
-    return -(-size // (64 * MIB)) * 64 * MIB
+    """Up to a whole step."""
+    return -(-size // STEP_BYTES) * STEP_BYTES
