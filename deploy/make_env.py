@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SECRET_NAMES = ("_PASSWORD", "_SECRET_KEY")
+SECRET_NAMES = ("_PASSWORD", "_SECRET_KEY", "_TOKEN")
 SECRET_BYTES = 20
 """MinIO takes at most 40 characters for a secret: a letter and 39 of these digits, 156 bits."""
 
@@ -54,6 +54,7 @@ def client_environment(values: dict[str, str]) -> str:
         "EMPORTER_S3_ENDPOINT": f"http://127.0.0.1:{values['S3_PORT']}",
         "EMPORTER_S3_ACCESS_KEY": values["EMPORTER_CLIENT_S3_ACCESS_KEY"],
         "EMPORTER_S3_SECRET_KEY": values["EMPORTER_CLIENT_S3_SECRET_KEY"],
+        "EMPORTER_CATALOG_TOKEN": values["EMPORTER_CATALOG_TOKEN"],
         "EMPORTER_CATALOG_URL": f"http://127.0.0.1:{values['CATALOG_PORT']}",
         "EMPORTER_BLOCKS_URL": f"http://127.0.0.1:{values['BLOCKS_PORT']}",
     }

@@ -15,8 +15,10 @@ import yaml
 
 from block_server.settings import BlockServerSettings
 from cataloger.settings import CatalogerSettings
+from converter.quality_policy import read_policy
 from converter.settings import ConverterSettings
 from emporter_contracts.plans import SEGMENT_BYTES
+from emporter_runtime.policy.judging import Policy
 from emporter_runtime.provision import ProvisionSettings
 from emporter_runtime.settings import StoreSettings
 from fetcher.settings import FetcherSettings
@@ -38,6 +40,8 @@ WRITES_ITS_ROOT = {"s3", "grafana"}
 MIB = 2**20
 INTERPRETER_BYTES = 200 * MIB
 """What a service takes before it holds a voxel: interpreter, libraries, connections."""
+OF_THE_FILE = {"EMPORTER_CONFIG", "EMPORTER_PROFILE"}
+"""No settings: they say where settings are read from."""
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 
 
@@ -67,9 +71,17 @@ def environment(service: str) -> dict[str, str]:
     return {k: interpolated(str(v), given) for k, v in SERVICES[service].get("environment", {}).items() if v is not None}
 
 
+def mounts(service: str) -> dict[str, str]:
+    """Files and named volumes by where a service's container finds them."""
+    given = (interpolated(mount, {}) for mount in SERVICES[service].get("volumes", []))
+    return {target: source for source, target, *_ in (mount.split(":") for mount in given)}
+
+
 def settings(service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As a service's container would read them; files it is told of are those that are mounted."""
+    files = mounts(service)
     for name, value in environment(service).items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(ROOT / files[value]) if value in files else value)
     return SETTINGS[service]()
 
 
@@ -133,7 +145,7 @@ def test_a_worker_has_no_port_that_a_second_one_could_not_take(service: str) -> 
 
 @pytest.mark.parametrize("service", OURS)
 def test_every_name_a_service_is_given_is_one_of_its_settings(service: str) -> None:
-    known = {f"EMPORTER_{field.upper()}" for field in SETTINGS[service].model_fields}
+    known = {f"EMPORTER_{field.upper()}" for field in SETTINGS[service].model_fields} | OF_THE_FILE
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     in_image = set(re.findall(r"\b(EMPORTER_\w+)=", dockerfile))
     assert set(SERVICES[service]["environment"]) <= known
@@ -145,6 +157,29 @@ def test_a_service_accepts_the_values_it_is_given(service: str, monkeypatch: pyt
     made = settings(service, monkeypatch)
     assert made.s3_endpoint == "http://s3:9000"
     assert made.s3_secret_key.get_secret_value()
+
+
+@pytest.mark.parametrize("service", sorted(set(OURS) - {"provision"}))
+def test_a_service_reads_the_one_configuration_and_the_operators_rules(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = environment(service)
+    assert {told["EMPORTER_CONFIG"], told["EMPORTER_POLICY"]} <= set(mounts(service))
+    made = settings(service, monkeypatch)
+    assert made.http_host == "0.0.0.0", "said by the profile of containers"
+    assert made.policy == ROOT / "deploy" / "policy.yaml"
+    assert Policy.read(made.policy).rules_at("request")
+
+
+def test_the_catalog_of_the_containers_takes_writes_from_who_has_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = runpy.run_path(str(ROOT / "deploy" / "make_env.py"))
+    given = environment_file()
+    made = settings("cataloger", monkeypatch)
+    assert len(made.catalog_token.get_secret_value()) > 30
+    assert f"export EMPORTER_CATALOG_TOKEN={given['EMPORTER_CATALOG_TOKEN']}" in script["client_environment"](given)
+
+
+def test_a_converter_reads_the_thresholds_that_are_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings("converter", monkeypatch)
+    assert read_policy(made.quality_policy).name
 
 
 @pytest.mark.parametrize("service", sorted(set(OURS) - {"provision"}))
@@ -196,7 +231,8 @@ def test_a_service_is_on_a_network_with_everything_its_settings_name(service: st
 def test_what_is_mounted_is_there() -> None:
     named = set()
     for what in SERVICES.values():
-        for mount in what.get("volumes", []):
+        for written in what.get("volumes", []):
+            mount = interpolated(written, {})
             source, target, *_ = mount.split(":")
             assert target.startswith("/")
             if source.startswith("."):
