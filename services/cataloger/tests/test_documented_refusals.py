@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from cataloger.api import hooks, writes
+from cataloger.api import graphql, hooks, writes
 from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
 from cataloger.curation import Curation
@@ -17,9 +17,18 @@ from cataloger.webhooks import Webhooks
 
 PARTS = {"{volume}": "not-there", "{job}": "not-there", "{key}": "note", "{webhook}": "not-there"}
 
+BODIES = {
+    "/graphql": (["operationName", "query", "variables"], ["query"]),
+    "/v1/webhooks": (["filter", "types", "url"], ["url"]),
+}
+
 
 def application(world: World, guard: WriteGuard) -> Any:
-    more = (writes.routes(Curation(world.database, world.objects), guard), hooks.routes(Webhooks(world.database), guard))
+    more = (
+        writes.routes(Curation(world.database, world.objects), guard),
+        hooks.routes(Webhooks(world.database), guard),
+        graphql.routes(world.catalog),
+    )
     return build(world.catalog, world.removals, Feed(), {}, 1.0, *more)
 
 
@@ -48,6 +57,15 @@ async def test_every_refusal_that_comes_is_documented_as_a_problem(sqlite) -> No
                     assert answer.headers["content-type"] in said, (method, template)
         assert (await client.get(f"/v1/volumes/{JOB}")).status_code == 200
     assert seen >= {400, 404}
+
+
+async def test_every_operation_that_takes_a_body_says_what_is_in_it(sqlite) -> None:
+    document = application(World(sqlite), WriteGuard("", "127.0.0.1")).openapi()
+    bare = {f"{method} {path}" for path, methods in document["paths"].items() for method, operation in methods.items()
+            if method in ("post", "put", "patch") and "requestBody" not in operation}  # fmt: skip
+    assert bare == {"post /v1/webhooks/{webhook}/retry"}, "which takes none"
+    asked = {path: document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"] for path in BODIES}
+    assert {path: (sorted(schema["properties"]), schema["required"]) for path, schema in asked.items()} == BODIES
 
 
 def test_every_operation_may_demand_a_token_and_none_says_422(sqlite) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from cataloger.api.guard import WriteGuard, json_object
+from cataloger.api.guard import WriteGuard, json_body, json_object
 from cataloger.api.rest import Routes
 from cataloger.revising import Corrections
 from emporter_contracts.ids import VolumeRef
@@ -39,5 +39,4 @@ def routes(corrections: Corrections, guard: WriteGuard) -> Routes:
 def _body() -> dict[str, Any]:
     said = ReviseVolume.model_json_schema()["properties"]
     properties = {**Changes.model_json_schema()["properties"], "by": said["by"], "reason": said["reason"]}
-    schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return json_body({"type": "object", "additionalProperties": False, "properties": properties})

@@ -21,7 +21,7 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
 from cataloger.api import graphql_limits
-from cataloger.api.guard import json_object
+from cataloger.api.guard import json_body, json_object
 from cataloger.errors import InvalidQueryError
 from cataloger.queries import Catalog, Document
 from emporter_contracts.commands import CatalogQuery
@@ -32,6 +32,16 @@ from emporter_runtime.logging import get_logger
 SDL = Path(__file__).resolve().parents[5] / "contracts" / "schemas" / "catalog.graphql"
 """Where the schema lies in a checkout."""
 MAX_FIRST = 1000
+DOCUMENT = {
+    "type": "object",
+    "properties": {
+        "query": {"type": "string"},
+        "variables": {"type": ["object", "null"]},
+        "operationName": {"type": ["string", "null"]},
+    },
+    "required": ["query"],
+}
+"""What is sent to POST /graphql."""
 
 log = get_logger(__name__)
 
@@ -281,7 +291,7 @@ def routes(catalog: Catalog) -> Callable[[FastAPI], None]:
     """Adds POST /graphql to an application."""
 
     def add(app: FastAPI) -> None:
-        @app.post("/graphql")
+        @app.post("/graphql", openapi_extra=json_body(DOCUMENT))
         async def graphql(request: Request) -> Document:
             """A GraphQL document: `{"query": "{ volumes { items { id } } }", "variables": {}}`."""
             return await answer(catalog, await json_object(request))

@@ -37,6 +37,11 @@ class WriteGuard:
             raise NotAuthorizedError("the token is missing or wrong", hint="send Authorization: Bearer <EMPORTER_CATALOG_TOKEN>")
 
 
+def json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    """What the OpenAPI document says of an operation that reads `json_object`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 async def json_object(request: Request, kinds: tuple[str, ...] = ("application/json",)) -> dict[str, Any]:
     """The body, a JSON object. Raises InvalidQueryError.
 

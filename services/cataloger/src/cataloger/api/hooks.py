@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from cataloger.api.guard import WriteGuard, json_object
+from cataloger.api.guard import WriteGuard, json_body, json_object
 from cataloger.api.rest import Routes
 from cataloger.webhooks import Subscription, Webhooks
 
@@ -17,7 +17,7 @@ def routes(webhooks: Webhooks, guard: WriteGuard) -> Routes:
     """Adds the routes to an application."""
 
     def add(app: FastAPI) -> None:
-        @app.post("/v1/webhooks", status_code=201)
+        @app.post("/v1/webhooks", status_code=201, openapi_extra=json_body(Subscription.model_json_schema()))
         async def subscribe(request: Request) -> JSONResponse:
             """Subscribe: `{"url": …, "types": ["io.emporter.volume_complete.v1"], "filter": {"source": "idr"}}`.
 

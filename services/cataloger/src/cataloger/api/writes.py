@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from cataloger.api.guard import WriteGuard, json_object
+from cataloger.api.guard import WriteGuard, json_body, json_object
 from cataloger.api.rest import Routes
 from cataloger.curation import Curation
 from cataloger.errors import InvalidQueryError
@@ -63,5 +63,4 @@ def _plain(volume: str) -> str:
 
 
 def _body(properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties, "required": sorted(properties)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return json_body({"type": "object", "properties": properties, "required": sorted(properties)})
