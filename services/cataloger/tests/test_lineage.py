@@ -87,7 +87,7 @@ class LineageSuite:
         objects = [an_object(n, f"https://archive.example/{n}") for n in range(2500)]
         await world.hear(await self.fetched(world, JOB, 1, *objects), await world.finished())
         graph = await world.catalog.lineage(VolumeRef(JOB))
-        assert graph["truncated"]
+        assert (graph["truncated"], graph["raw_objects"]) == (True, 2500)
         assert len([n for n in graph["nodes"] if n["kind"] == "raw"]) == 3
         assert len(await world.catalog.came_of(None, "https://archive.example/2499")) == 1
 
@@ -106,7 +106,14 @@ class LineageSuite:
         assert [(i["namespace"], i["name"]) for i in ended["inputs"]] == [("https://archive.example", "training.tif")]
         assert [(o["namespace"], o["name"]) for o in ended["outputs"]] == [("emporter", f"{JOB}@r1")]
         assert ended["outputs"][0]["facets"]["version"]["datasetVersion"] == "sha256:" + "ab" * 32
+        engine = ended["run"]["facets"]["processing_engine"]
+        assert (engine["name"], engine["version"]) == ("emporter", "0.1.0")
+        assert ended["inputs"][0]["facets"]["version"]["datasetVersion"] == f"sha256:{0:064x}"
         json.dumps(ended)
+
+    async def test_a_run_that_planned_nothing_names_no_software(self, world):
+        await world.hear(a_status("failed", version=3, error=Refusal(code="not_found", message="no such image")))
+        assert "processing_engine" not in (await world.catalog.run_events(VolumeRef(JOB)))[-1]["run"]["facets"]
 
     async def test_a_failed_run_says_why(self, world):
         await world.hear(a_status("failed", version=3, error=Refusal(code="corrupt_object", message="cut off")))

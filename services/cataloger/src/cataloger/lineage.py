@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.errors import InvalidQueryError
@@ -34,6 +34,7 @@ class Graph:
     nodes: dict[str, Document] = field(default_factory=dict)
     edges: dict[tuple[str, str, str], None] = field(default_factory=dict)
     raw_objects: int = 0
+    """Of the run that read most of them."""
     truncated: bool = False
 
     def edge(self, start: str, end: str, kind: str) -> None:
@@ -129,12 +130,19 @@ async def _add(session: AsyncSession, graph: Graph, revision: Revision) -> None:
         graph.nodes[run] = {"kind": "run", **_run(revision.job, revision.revision, job)}
     graph.edge(run, volume_node(ref), "made")
     objects = await objects_of(session, revision.job, revision.revision, MAX_OBJECTS + 1)
-    graph.raw_objects = max(graph.raw_objects, len(objects))
-    graph.truncated |= len(objects) > MAX_OBJECTS
+    more = len(objects) > MAX_OBJECTS
+    count = await _objects(session, revision.job, revision.revision) if more else len(objects)
+    graph.raw_objects = max(graph.raw_objects, count)
+    graph.truncated |= more
     for raw in objects[:MAX_OBJECTS]:
         # Content is identity: a revision made again from the same bytes hangs on the same node.
         graph.nodes.setdefault(f"raw:{raw.sha256}", {"kind": "raw", **_raw(raw)})
         graph.edge(f"raw:{raw.sha256}", run, "read_by")
+
+
+async def _objects(session: AsyncSession, job: str, revision: int) -> int:
+    query = select(func.count()).select_from(RawObject).where(RawObject.job == job, RawObject.revision == revision)
+    return (await session.execute(query)).scalar_one()
 
 
 async def _pinned(session: AsyncSession, image: str) -> VolumeRef:

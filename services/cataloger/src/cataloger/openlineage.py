@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,9 @@ async def run_event(session: AsyncSession, status: JobStatus) -> RunEvent | None
     if status.state not in EVENTS:
         return None
     inputs = [_input(raw) for raw in await objects_of(session, status.job, status.revision)]
-    outputs = [_output(r) for r in await revisions_made_by(session, status.job, status.revision)]
-    facets: dict[str, Any] = {}
+    made = await revisions_made_by(session, status.job, status.revision)
+    outputs = [_output(r) for r in made]
+    facets = _engine(made)
     if status.error is not None:
         said = f"{status.error.code}: {status.error.message}"
         facets["errorMessage"] = facet_v2.error_message_run.ErrorMessageRunFacet(message=said, programmingLanguage="python")
@@ -147,6 +149,17 @@ class LineageSender:
             event = await run_event(session, status)
         if event is not None:
             await self._backend.send(event)
+
+
+def _engine(made: Sequence[Revision]) -> dict[str, Any]:
+    """What made these volumes, as their records say it: `emporter-converter 0.1.0, …`; nothing where none says it."""
+    from openlineage.client import facet_v2
+
+    said = (r.record.get("metadata", {}).get("provenance", {}).get("software") for r in made)
+    name, _, numbers = next((software for software in said if software), "").partition(" ")
+    if not name:
+        return {}
+    return {"processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet(version=numbers or "unknown", name=name)}
 
 
 def _input(raw: RawObject) -> InputDataset:
