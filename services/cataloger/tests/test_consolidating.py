@@ -70,6 +70,14 @@ def test_of_a_volume_in_two_files_the_newest_counts(tmp_path):
     assert record["citation"] == ["new"]
 
 
+def test_the_log_says_of_every_file_what_became_of_it(folder):
+    log = consolidate(folder, legacy=False).log
+    for name in ("broken.json", "bad.json", "metadata_old.json", "notes.json"):
+        assert [line for line in log if f" {name}: " in line], name
+    assert any("broken.json: invalid: can't be read" in line for line in log)
+    assert any("metadata_old.json: skipped: older than 2.0" in line for line in log)
+
+
 def test_catalog_report_and_log_are_written_and_not_read_again(folder):
     paths = write(consolidate(folder, legacy=True), folder, datetime(2024, 5, 1, 12, 0, tzinfo=UTC))
     assert [p.name for p in paths] == [

@@ -38,6 +38,16 @@ class Consolidated:
     skipped: list[Document] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
+    def refuse(self, file: str, problems: list[str]) -> None:
+        """A file that should be a record and is none."""
+        self.invalid.append({"file": file, "problems": problems})
+        self.note(file, f"invalid: {'; '.join(problems)}")
+
+    def skip(self, file: str, reason: str) -> None:
+        """A file that was left out."""
+        self.skipped.append({"file": file, "reason": reason})
+        self.note(file, f"skipped: {reason}")
+
     def note(self, file: str, what: str) -> None:
         self.log.append(f"{datetime.now(UTC).isoformat(timespec='seconds')} {file}: {what}")
 
@@ -91,24 +101,24 @@ def _read(path: Path, name: str, found: Consolidated, *, legacy: bool) -> Docume
     try:
         body = from_json(path.read_bytes()) if path.stat().st_size <= FILE_BYTES else None
     except (ValueError, OSError) as error:
-        found.invalid.append({"file": name, "problems": [f"can't be read: {error}"[:200]]})
+        found.refuse(name, [f"can't be read: {error}"[:200]])
         return None
     if not isinstance(body, dict) or not (
         body.get("source") and ("source_id" in body or "local_paths" in body or "metadata" in body)
     ):
-        found.skipped.append({"file": name, "reason": "no metadata record"})
+        found.skip(name, "no metadata record")
         return None
     old = not isinstance(body.get("metadata"), dict) or "core" not in body["metadata"]
     if old and not legacy:
-        found.skipped.append({"file": name, "reason": "older than 2.0: read it with --legacy"})
+        found.skip(name, "older than 2.0: read it with --legacy")
         return None
     try:
         record = document(MetadataRecord.model_validate(_upgraded(body, path) if old else _current(body, path)))
     except (ValidationError, ValueError, TypeError, AttributeError) as error:
-        found.invalid.append({"file": name, "problems": _lines(error)})
+        found.refuse(name, _lines(error))
         return None
     if wrong := problems(record):
-        found.invalid.append({"file": name, "problems": wrong})
+        found.refuse(name, wrong)
         return None
     found.note(name, f"{record['volume']} {record['status']}" + (" (older than 2.0)" if old else ""))
     return record
