@@ -87,16 +87,19 @@ def _laid_out(volume: PlannedVolume, native: ChunkGrid, output: Output, memory_b
 
 
 def _smallest(volume: PlannedVolume, native: ChunkGrid, output: Output, refused: int, enough: int) -> int:
-    """The smallest budget that would do, in whole steps. What was planned without room may need more than what is planned with
-    it, where levels are fused.
+    """The smallest budget that would do, in whole steps, looked for from `enough`, which is a guess: which levels are fused
+    depends on the budget, and a level that is not needs a pass of its own.
     """
+
+    def fits(steps: int) -> bool:
+        return bool(_laid_out(volume, native, output, steps * STEP_BYTES)[0])
+
     low, high = refused // STEP_BYTES, enough // STEP_BYTES
+    while not fits(high):
+        low, high = high, high + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if _laid_out(volume, native, output, middle * STEP_BYTES)[0]:
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return high * STEP_BYTES
 
 
