@@ -43,6 +43,8 @@ PEERS = {
     "acquire-zarr": "acquire_zarr",
 }  # fmt: skip
 FIRST = OURS[0]
+RIVALS = ("ome-zarr-py", "ngff-zarr")
+"""Who makes the same of the same: OME-Zarr with its pyramid and metadata."""
 ROUNDS = 5
 Result = dict[str, Any]
 
@@ -187,6 +189,26 @@ def table(state: dict[str, Any], missing: list[str]) -> None:
             print(f"| {wanted.name} | {name} | not installed | | | | | | | |")
 
 
+def aims(state: dict[str, Any]) -> None:
+    """What DESIGN section 7 aims at: the better of two peers over us (3), in our layout and in theirs, and our core over the whole path (0.7)."""
+    print(f"\n| input | {' or '.join(RIVALS)}, the better: over own layout | over core, same layout | own layout over service |")
+    print("|---|---|---|---|")
+    for which, results in state["inputs"].items():
+        seconds = {name: [r["seconds"] for r in rounds if "error" not in r] for name, rounds in results.items()}
+        rivals, own = [seconds[name] for name in RIVALS if seconds.get(name)], seconds.get(OURS[1])
+        if not rivals or not own:
+            continue
+        better = [min(statistics.median(paired(rival, ours)) for rival in rivals) for ours in (own, seconds[FIRST])]
+        services = [(name.rpartition(" ")[2], seconds[name]) for name in SERVICES if seconds.get(name)]
+        share = ", ".join(f"{statistics.median(paired(own, took)):.2f} {where}" for where, took in services)
+        print(f"| {which} | {better[0]:.2f} | {better[1]:.2f} | {share} |")
+
+
+def paired(over: list[float], under: list[float]) -> list[float]:
+    """Ratios within a round."""
+    return [a / b for a, b in zip(over, under, strict=False)]
+
+
 def row(which: str, name: str, rounds: list[Result], megabytes: float, ours: list[float]) -> str:
     error = next((r["error"] for r in rounds if "error" in r), None)
     if error:
@@ -239,6 +261,7 @@ def main() -> None:
             arguments.state.write_text(json.dumps(state))
             (shutil.rmtree if source.is_dir() else Path.unlink)(source)  # type: ignore[operator]
     table(state, missing)
+    aims(state)
     print(f"\nChunks of {CHUNK}³, shards of {SHARD}³, zstd 1 (ngff-zarr: its own choice; own layout and service: as planned).")
 
 
