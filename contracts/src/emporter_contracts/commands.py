@@ -166,8 +166,9 @@ class Control(Message):
 class CatalogQuery(Message):
     """Body of `catalog.query`: the same filters as `GET /v1/volumes`."""
 
-    kind: Literal["volumes", "volume", "jobs", "job", "facets", "lineage"] = "volumes"
+    kind: Literal["volumes", "volume", "jobs", "job", "facets", "lineage", "events", "raw", "citations"] = "volumes"
     id: str | None = None
+    """Of the volume or job; for `raw` the SHA-256 of a file, or its URL. `citations` without one are of all volumes that fit."""
     q: str | None = None
     source: str | None = None
     status: str | None = None

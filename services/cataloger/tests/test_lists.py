@@ -10,8 +10,10 @@ from cataloger.testing_builders import JOB, a_record, a_status, at
 from cataloger.testing_databases import OnPostgres, OnSqlite
 from emporter_contracts import storage
 from emporter_contracts.commands import CatalogQuery
-from emporter_contracts.events import VolumeComplete
+from emporter_contracts.events import RawManifestComplete, VolumeComplete
+from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import Tally, Waiting
+from emporter_contracts.plans import Manifest, ManifestObject, Segments
 from emporter_runtime.objects import json_bytes
 
 
@@ -165,6 +167,35 @@ class ListsSuite:
         await world.hear(a_status(), await world.finished())
         assert (await world.catalog.answer(CatalogQuery(kind="volume", id=f"{JOB}@r1")))["items"][0]["volume"] == JOB
         assert (await world.catalog.answer(CatalogQuery(kind="job", id=JOB)))["items"][0]["job"] == JOB
+
+    async def test_events_origins_and_citations_are_answered_over_the_bus_as_over_http(self, world):
+        manifest = RawManifestComplete(job=JOB, revision=1, generation=1, objects=1, bytes=1)
+        await world.hear(a_status(), manifest, await world.finished())
+        origin = ManifestObject(
+            path="a.tif", url="https://x/a.tif", location=Segments(origin="o"), bytes=1, sha256="ab" * 32, version=""
+        )
+        await world.intake.manifest_found(Manifest(job=JOB, revision=1, objects=(origin,), completed_at=at(1)))
+
+        async def ask(**query):
+            return await world.catalog.answer(CatalogQuery(**query))
+
+        first = await ask(kind="events", id=JOB, limit=1)
+        rest = await ask(kind="events", id=JOB, cursor=first["cursor"])
+        assert [e["id"] for e in first["items"] + rest["items"]] == [e["id"] for e in await world.history()]
+        for wanted in "ab" * 32, "https://x/a.tif":
+            assert [raw["path"] for raw in (await ask(kind="raw", id=wanted))["items"]] == ["a.tif"]
+        assert (await ask(kind="citations", id=f"{JOB}@r1"))["items"] == await world.catalog.citation(VolumeRef(JOB))
+        assert (await ask(kind="citations", source="epfl"))["items"] == await world.catalog.citation(VolumeRef(JOB))
+        for kind in "events", "raw":
+            with pytest.raises(InvalidQueryError):
+                await ask(kind=kind)
+
+    async def test_citations_no_message_can_carry_are_refused_and_never_cut_off(self, world, monkeypatch):
+        for n in range(3):
+            await world.hear(await world.finished(f"epfl-{n}", job=f"epfl-{n}"))
+        monkeypatch.setattr("cataloger.queries.MESSAGE_BYTES", 500)
+        with pytest.raises(AnswerTooLargeError):
+            await world.catalog.answer(CatalogQuery(kind="citations", source="epfl"))
 
     # -- validity --
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -33,9 +34,12 @@ CITED_PAGE = 500
 """Records read at once for the citations of a set."""
 MAX_CITED = 10_000
 """Volumes of one set that is cited; a list of references that is longer is a catalog."""
+WHOLE = frozenset({"raw", "citations"})
+"""Answers that have no next page: less of them would be cut off."""
 TABLE_PAGE = 500
 """Rows read at once for the consolidated table."""
 
+SHA256 = re.compile("[0-9a-fA-F]{64}")
 Document = dict[str, Any]
 
 
@@ -207,7 +211,7 @@ class Catalog:
         """The answer to a query on the bus, in as many items as a message carries."""
         page = await self._asked(query)
         while len(json.dumps(page.document())) > MESSAGE_BYTES:
-            if query.limit == 1 or len(page.items) <= 1:
+            if query.limit == 1 or len(page.items) <= 1 or query.kind in WHOLE:
                 raise AnswerTooLargeError(
                     f"{query.kind} {query.id or ''} is larger than a message", hint="ask GET /v1/volumes/{id} over HTTP"
                 )
@@ -222,19 +226,29 @@ class Catalog:
             yield session
 
     async def _asked(self, query: CatalogQuery) -> Page:
+        lists = {"volumes": self.volumes, "jobs": self.jobs}
+        if query.kind in lists:
+            return await lists[query.kind](query)
         if query.kind == "facets":
             return Page([await self.facets(query)])
-        if query.kind == "volumes":
-            return await self.volumes(query)
-        if query.kind == "jobs":
-            return await self.jobs(query)
+        if query.kind == "citations" and query.id is None:
+            return Page(await self.citations(query))
         if query.id is None:
             raise InvalidQueryError(f"a query of kind {query.kind} needs an id", hint=f'{{"kind": "{query.kind}", "id": …}}')
-        if query.kind == "lineage":
-            return Page([await self.lineage(VolumeRef.parse(query.id))])
-        if query.kind == "job":
-            return Page([(await self.job(query.id)).model_dump(mode="json")])
-        return Page([await self.record(VolumeRef.parse(query.id))])
+        if query.kind == "events":
+            return await self.events(VolumeRef.parse(query.id), query)
+        return Page(await self._named(query.kind, query.id))
+
+    async def _named(self, kind: str, identity: str) -> list[Document]:
+        """What there is of one volume, job or file."""
+        if kind == "job":
+            return [(await self.job(identity)).model_dump(mode="json")]
+        if kind == "raw":
+            return await (self.came_of(identity, None) if SHA256.fullmatch(identity) else self.came_of(None, identity))
+        ref = VolumeRef.parse(identity)
+        if kind == "citations":
+            return await self.citation(ref)
+        return [await (self.lineage(ref) if kind == "lineage" else self.record(ref))]
 
     def _row(self, volume: Volume, job: Job | None) -> Document:
         pinned = f"{volume.id}@r{volume.revision}"
