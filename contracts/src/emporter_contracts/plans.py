@@ -45,6 +45,8 @@ class Caveat(Message):
 
     code: CaveatCode
     evidence: str
+    about: Literal["shape"] | None = None
+    """Of `archive_disagrees`: what the gates judge it by, where they do."""
 
 
 class Licence(Message):

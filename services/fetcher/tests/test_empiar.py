@@ -113,6 +113,8 @@ async def test_the_files_count_where_the_api_says_otherwise(archive: FileServer,
     assert [e.split(" by the file")[0] for e in told] == [
         "voxels along z: 5", "voxels along y: 44", "voxels along x: 36", "voxel type: uint8",
     ]  # fmt: skip
+    about = [caveat.about for caveat in plan.volumes[0].caveats if caveat.code == "archive_disagrees"]
+    assert about == ["shape", "shape", "shape", None], "the gate of shapes is told which of them are of the shape"
 
 
 async def test_pixel_sizes_of_the_api_are_angstrom_and_z_is_never_guessed_from_text(archive: FileServer, opened: Opened) -> None:

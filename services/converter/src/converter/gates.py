@@ -133,18 +133,46 @@ def _histogram(statistics: Statistics, policy: QualityPolicy) -> GateResult:
 
 
 def _contrast(facts: SliceFacts, policy: QualityPolicy) -> GateResult:
-    shown = [z for z, constant in enumerate(facts.constant) if not constant]
+    shown = [z for z, std in enumerate(facts.std) if not facts.constant[z] and math.isfinite(std) and std > 0]
     if len(shown) < policy.fewest_slices:
         return GateResult(gate="contrast", verdict="pass", evidence="too few slices to compare")
-    usual = median(facts.std[z] for z in shown) or 1.0
-    away = {
-        z: abs(facts.mean[z] - median(facts.mean[k] for k in shown[max(0, n - 5) : n + 6])) / usual for n, z in enumerate(shown)
-    }
-    tenth = max(1, len(shown) // 10)
-    drift = abs(median(facts.mean[z] for z in shown[:tenth]) - median(facts.mean[z] for z in shown[-tenth:])) / usual
-    limit = policy.contrast.warn if policy.contrast.warn is not None else float("inf")
-    said = f"mean drifts by {drift:.2f} deviations of a slice from the first to the last tenth"
-    return _result("contrast", policy.contrast, max(drift, *away.values()), [z for z in shown if away[z] >= limit], said)
+    usual = median(facts.std[z] for z in shown)
+    bright = [facts.mean[z] / usual for z in shown]
+    strong = [math.log(facts.std[z]) for z in shown]
+    # Where tissue begins or ends contrast changes by itself from slice to slice; one unlike both beside it is odd.
+    apart = [min(pair) for pair in zip(_off_their_own(strong), _off_both_beside(strong), strict=True)]
+    in_deviations = _drift(bright), dict(zip(shown, _off_their_own(bright), strict=True))
+    in_times = math.exp(_drift(strong)), {z: math.exp(off) for z, off in zip(shown, apart, strict=True)}
+    results = [_uneven(policy.contrast, *in_deviations), _uneven(policy.contrast_times, *in_times)]
+    worst = max(results, key=lambda result: WORST.index(result.verdict))
+    odd = sorted({z for result in results for z in result.slices})[:NAMED]
+    said = (
+        f"from the first to the last tenth brightness drifts by {in_deviations[0]:.2f} deviations of a slice, "
+        f"contrast changes {in_times[0]:.2f} times"
+    )
+    return worst.model_copy(update={"slices": tuple(odd), "evidence": said + (f"; slices {_ranges(odd)} differ" if odd else "")})
+
+
+def _uneven(rule: Rule, drift: float, off: dict[int, float]) -> GateResult:
+    limit = rule.warn if rule.warn is not None else rule.fail
+    odd = [z for z, much in off.items() if limit is not None and much >= limit]
+    return _result("contrast", rule, max(drift, *off.values()), odd)
+
+
+def _drift(values: Sequence[float]) -> float:
+    tenth = max(1, len(values) // 10)
+    return abs(median(values[:tenth]) - median(values[-tenth:]))
+
+
+def _off_their_own(values: Sequence[float]) -> list[float]:
+    """How far each is from the median of the five before and after."""
+    return [abs(value - median(values[max(0, n - 5) : n + 6])) for n, value in enumerate(values)]
+
+
+def _off_both_beside(values: Sequence[float]) -> list[float]:
+    """How far each is from the one before or after, whichever is nearer."""
+    beside = [[*values[max(0, n - 1) : n], *values[n + 1 : n + 2]] for n in range(len(values))]
+    return [min(abs(value - other) for other in others) for value, others in zip(values, beside, strict=True)]
 
 
 def _order(facts: SliceFacts, policy: QualityPolicy) -> Iterable[GateResult]:
@@ -176,7 +204,8 @@ def _missing(found: SequenceFindings, policy: QualityPolicy) -> GateResult:
 
 
 def _shape(record: MetadataRecord, policy: QualityPolicy) -> GateResult:
-    said = [c.evidence for c in record.caveats if c.code == "archive_disagrees"]
+    """Axes whose length is not what the archive announced, as the fetcher compared them."""
+    said = [c.evidence for c in record.caveats if c.about == "shape"]
     return _result("shape", policy.shape, len(said), evidence="; ".join(said)[:500])
 
 

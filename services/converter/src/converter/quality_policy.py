@@ -52,10 +52,12 @@ class QualityPolicy(BaseModel):
     swapped: Rule = Rule(fail=1)
     shifted: Rule = Rule(fail=1)
     jump: Rule = Rule(warn=1)
-    contrast: Rule = Rule(warn=3.0, fail=10.0)
+    contrast: Rule = Rule(warn=1.5, fail=10.0)
     """How far a slice's mean lies from its neighbours', or the last tenth's from the first, in usual deviations of a slice."""
+    contrast_times: Rule = Rule(warn=3.0)
+    """How many times the deviation of a slice is that of both beside it, or the last tenth's that of the first, or less."""
     shape: Rule = Rule(warn=1)
-    """Statements of the archive and the files that contradict each other."""
+    """Axes along which the files have another number of voxels than the archive says."""
     voxel_size: Rule = Rule(warn=1, fail=2)
     """1 where a size is unusual, 2 where it can't be."""
     completeness: Rule = Rule()

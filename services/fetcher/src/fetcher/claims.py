@@ -22,7 +22,7 @@ def disagreements(claims: Claims, found: FoundVolume) -> Iterator[Caveat]:
     for axis, here, there in zip(AXES, found.shape, claims.shape, strict=True):
         if there is not None and here != there:
             evidence = f"voxels along {axis}: {here} by the file, {there} by the archive's API; the file counts"
-            yield Caveat(code="archive_disagrees", evidence=evidence)
+            yield Caveat(code="archive_disagrees", evidence=evidence, about="shape")
     if claims.dtype is not None and claims.dtype != found.dtype:
         evidence = f"voxel type: {found.dtype} by the file, {claims.dtype} by the archive's API; the file counts"
         yield Caveat(code="archive_disagrees", evidence=evidence)
