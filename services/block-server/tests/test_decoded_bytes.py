@@ -143,19 +143,23 @@ def test_beside_a_chunk_that_takes_nearly_all_a_volume_is_given_in_slabs(house: 
 async def test_a_thread_whose_reader_has_gone_holds_its_memory_until_it_ends():
     settings = BlockServerSettings(blocks_in_flight_bytes=8 * MIB, blocks_wait_seconds=0)
     sources, go = Registered(settings, ts.Context()), threading.Event()
+
+    def wanted() -> bool:
+        return True
+
     try:
-        reader = asyncio.create_task(sources._decoded(lambda: go.wait(60) and None, 6 * MIB))
+        reader = asyncio.create_task(sources._decoded(lambda: go.wait(60) and None, 6 * MIB, wanted))
         while not sources._pool._work_queue.empty() or not sources._decoding.held:
             await asyncio.sleep(0.001)
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader
         with pytest.raises(BusyError):
-            await sources._decoded(lambda: None, 3 * MIB)
+            await sources._decoded(lambda: None, 3 * MIB, wanted)
         go.set()
         while sources._decoding.held:
             await asyncio.sleep(0.001)
-        await sources._decoded(lambda: None, 8 * MIB)
+        await sources._decoded(lambda: None, 8 * MIB, wanted)
     finally:
         go.set()
         await sources.close()

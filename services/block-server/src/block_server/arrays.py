@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from block_server.errors import DamagedVolumeError, UnknownLevelError, VoxelSizeUnknownError
 from block_server.near import NearLevel, NearShards
+from block_server.waiting import Wanted
 from emporter_contracts import storage
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
@@ -67,6 +68,8 @@ class Level:
     """Copies of its shards on a near disk, where there is one."""
     beside: int = 0
     """Bytes that decoding a chunk takes beside it, of a volume that is read where it lies: its chunks are of any size."""
+    wanted: Wanted | None = None
+    """Who waits for what of such a volume."""
 
     @property
     def shards(self) -> Shape3:
@@ -180,6 +183,8 @@ class OpenVolume:
         if level.near is not None and level.near.have(box):
             near = level.near.store[box.slices()].read(batch=batch)
             return Reading(self.ref, level, asyncio.ensure_future(_near_or_far(near, level, level.near, box)))
+        if level.wanted is not None:
+            return Reading(self.ref, level, level.wanted.while_read(box, level.store[box.slices()].read))
         return Reading(self.ref, level, level.store[box.slices()].read(batch=batch))
 
     async def read(self, level: Level, box: Box) -> NDArray[Any]:
@@ -222,6 +227,9 @@ async def _copied(target: Any, level: Level, box: Box) -> None:
             level.near.forget(box)
         else:
             return
+    if level.wanted is not None:
+        await level.wanted.while_read(box, lambda: target.write(level.store[box.slices()]))
+        return
     await target.write(level.store[box.slices()])
 
 

@@ -26,6 +26,7 @@ from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError, SourceAwayError, SourceClosedError
 from block_server.settings import BlockServerSettings
 from block_server.sources import Source
+from block_server.waiting import AbandonedError, Wanted
 from emporter_contracts import storage
 from emporter_contracts.geometry import Box
 from emporter_contracts.ids import VolumeRef
@@ -99,11 +100,13 @@ class Registered:
         self._roots.append(root)
         return Source(key.ref, root, key.registration, self._settings.blocks_source_seconds)
 
-    async def _decoded(self, work: Callable[[], None], takes: int) -> None:
-        """`work` in a thread. A thread that has begun goes on though its reader has hung up, and what it `takes` is held until it
-        ends: who reads on waits for no more than what such threads still hold. Raises BusyError.
+    async def _decoded(self, work: Callable[[], None], takes: int, is_wanted: Callable[[], bool]) -> None:
+        """`work` in a thread, if it is still wanted when its turn has come. A thread that has begun goes on though its readers
+        have gone, and what it `takes` is held until it ends. Raises BusyError, AbandonedError.
         """
         async with self._turns:
+            if not is_wanted():
+                raise AbandonedError("nobody waits for it any more")
             hold = await self._decoding.hold(takes)
             loop, began = asyncio.get_running_loop(), self._pool.submit(work)
             began.add_done_callback(lambda _: _given_back(loop, hold))
@@ -114,6 +117,7 @@ class Registered:
         loop = asyncio.get_running_loop()
         # With all its channels, and whole where the volume ends within it.
         beside = COPIES * math.prod(reader.array.chunk) * reader.dtype.itemsize
+        wanted = Wanted()
         takes = beside + math.prod(said.chunk) * reader.dtype.itemsize
 
         def fill(box: Box, out: NDArray[Any]) -> None:
@@ -123,7 +127,7 @@ class Registered:
             with source_faults(source.ref):
                 source.check_unchanged()
                 box = Box(tuple(domain.origin), tuple(domain.exclusive_max))
-                await self._decoded(lambda: fill(box, out), takes)
+                await self._decoded(lambda: fill(box, out), takes, lambda: wanted.wants(box))
             telemetry.SOURCE_DECODED.inc(out.nbytes)
             return FOR_EVER
 
@@ -147,6 +151,7 @@ class Registered:
             factor=said.factor,
             store=store,
             beside=beside,
+            wanted=wanted,
         )
 
 

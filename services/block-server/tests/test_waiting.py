@@ -1,0 +1,125 @@
+"""A source is read for those who wait, and for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from block_server.arrays import DECODERS
+from block_server.registered import FOR_EVER
+from block_server.testing import House, house_on
+from block_server.waiting import AbandonedError, Wanted
+from emporter.registering import Wanted as Source
+from emporter.registering import look
+from emporter_contracts.geometry import Box
+from emporter_contracts.ids import VolumeRef
+from emporter_readers.chunked.reader import ChunkedReader
+from emporter_runtime.registering import commit
+from emporter_runtime.roots import RootSettings
+from emporter_runtime.testing import file_store
+
+BOX = Box((0, 0, 0), (2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scope")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[House]:
+    with house_on(file_store(tmp_path_factory.mktemp("store")), file_roots={"scope": files}) as house:
+        yield house
+
+
+def registered(house: House, files: Path, name: str) -> VolumeRef:
+    """64 chunks of ones, read where they lie."""
+    (files / name).mkdir()
+    document = {"zarr_format": 2, "shape": [64] * 3, "chunks": [16] * 3, "dtype": "|u1", "compressor": None}
+    (files / name / ".zarray").write_text(json.dumps(document | {"filters": None, "fill_value": 0, "order": "C"}))
+    for chunk in np.ndindex(4, 4, 4):
+        (files / name / ".".join(map(str, chunk))).write_bytes(b"\1" * 16**3)
+    settings = RootSettings.model_validate(house.settings.model_dump())
+    (found,) = asyncio.run(look(Source(source=f"file-root:scope/{name}", name=name), settings))
+    return asyncio.run(commit(house.objects, found, 1))
+
+
+def held(house: House) -> float:
+    """Bytes that requests hold for decoding."""
+    lines = httpx.get(f"{house.url}/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith('emporter_blocks_held_bytes{kind="voxels"}'))
+
+
+@pytest.mark.parametrize("outside", ["error", "constant"])
+def test_who_hangs_up_is_not_read_for_any_more(house: House, files: Path, monkeypatch: pytest.MonkeyPatch, outside: str):
+    left, other = registered(house, files, f"left-{outside}"), registered(house, files, f"other-{outside}")
+    go, read, begun = threading.Event(), ChunkedReader.read, []
+
+    def when_told(reader: ChunkedReader, box: Box) -> Any:
+        begun.append(box)
+        assert go.wait(60)
+        return read(reader, box)
+
+    monkeypatch.setattr(ChunkedReader, "read", when_told)
+    whole = f"{house.url}/v1/volumes/{left}/block?shape=64,64,{64 if outside == 'error' else 65}&outside={outside}"
+    deadline = time.monotonic() + 60
+    with pytest.raises(httpx.TimeoutException):
+        httpx.get(whole, timeout=0.5)
+    while (held(house) or len(begun) < DECODERS) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    go.set()
+    # Chunks have their turns in order: once this one is read, all that were asked for before it had theirs.
+    assert httpx.get(f"{house.url}/v1/volumes/{other}/block?shape=1,1,1").content == b"\1"
+    assert len(begun) == DECODERS + 1
+    assert httpx.get(whole).content.count(1) == 64**3
+
+
+def virtual(read: Any) -> Any:
+    loop = asyncio.get_running_loop()
+    layout = ts.ChunkLayout(chunk_shape=BOX.shape)
+    return ts.virtual_chunked(read, loop=loop, dtype=np.uint8, shape=BOX.shape, chunk_layout=layout)
+
+
+async def test_who_comes_as_a_chunk_is_given_up_asks_again():
+    times = []
+
+    async def read(_: Any, out: np.ndarray, __: Any) -> Any:
+        times.append(1)
+        if len(times) == 1:
+            raise AbandonedError("all have gone")
+        out[...] = 7
+        return FOR_EVER
+
+    wanted, store = Wanted(), virtual(read)
+    assert (await wanted.while_read(BOX, store.read) == 7).all()
+    assert len(times) == 2
+    into = np.zeros(BOX.shape, np.uint8)
+    await wanted.while_read(BOX, lambda: ts.array(into).write(store))
+    assert (into == 7).all()
+
+
+async def test_a_box_is_wanted_until_it_is_read_given_up_or_failed():
+    wanted, over = Wanted(), asyncio.get_running_loop().create_future()
+    readers = [wanted.while_read(BOX, lambda: asyncio.shield(over)) for _ in range(3)]
+    assert wanted.wants(Box((1, 2, 3), (9, 9, 9)))
+    assert not wanted.wants(Box((2, 0, 0), (9, 9, 9)))
+    for reader in readers[:2]:
+        reader.cancel()
+    await asyncio.wait(readers[:2])
+    assert wanted.wants(BOX)
+    await asyncio.sleep(0)
+    over.set_exception(OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        await readers[2]
+    await asyncio.sleep(0)
+    assert not wanted.wants(BOX)
