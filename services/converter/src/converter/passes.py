@@ -21,8 +21,9 @@ MIN_TASKS = 8
 """Wanted of a level that is large enough, so that several workers share it and its bar moves."""
 MANY_TASKS = 50_000
 """Of one level: each is a command and an entry in the ledger. A volume that would have more, past 100 TB, has longer ones, …"""
-LONGEST_TASK_BYTES = 8 * 2**30
-"""… but none past this: two or three minutes, whatever the volume's size."""
+LONGEST_TASK_BYTES = 4 * 10**9
+"""… but none past this: five minutes at the 14 MB/s of a small S3 server on the converter's own cores, the slowest that was
+measured (docs/benchmarks.md), and 13 s at 300 MB/s, whatever the volume's size."""
 TASK_SHARDS = 8192
 """Of one task: its ledger entry names each, and a message on the bus is 1 MB at most."""
 FEW_SHARDS = 8
