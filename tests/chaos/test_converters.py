@@ -66,6 +66,24 @@ async def kill_all_along(fleet: Fleet, status: JobStatus, plan: ConversionPlan, 
     return killed
 
 
+async def kill_while_it_is_finished(fleet: Fleet, proxy: SlowProxy, shards: int, rng: random.Random) -> int:
+    """Kill whoever finishes the volume, somewhere in its reading of all shards, twice; how many were killed before the commit."""
+    killed = 0
+    for _ in range(2):
+        process = fleet.running[0] if fleet.running else fleet.start()
+        async with asyncio.timeout(120):
+            while (now := await fleet.jobs.read(JOB)) is None or now.state == JobState.PROCESSING:
+                await asyncio.sleep(0.02)
+            due = proxy.requests["GET"] + rng.randrange(1, shards)
+            while now.state == JobState.SAVING and proxy.requests["GET"] < due:
+                await asyncio.sleep(0.005)
+                now = await fleet.jobs.read(JOB) or now
+        fleet.kill(process)
+        after = await fleet.jobs.read(JOB)
+        killed += after is not None and after.state == JobState.SAVING
+    return killed
+
+
 async def test_killed_converters_and_doubled_commands_change_no_voxel(tmp_path: Path) -> None:
     rng = random.Random(5)
     layers = -(-TASKS // 10)
@@ -81,6 +99,8 @@ async def test_killed_converters_and_doubled_commands_change_no_voxel(tmp_path: 
             status = await many.begin(run, plan)
             killed = await kill_all_along(many, status, plan, rng)
             assert killed == KILLS
+            shards = sum(len(entry.shards) for entry in await many.entries(JOB) if entry.level == 0)
+            assert await kill_while_it_is_finished(many, proxy, shards, rng) > 0
             last = many.start()
             ended = await many.ended(JOB, 300)
             assert ended.state == JobState.COMPLETE, ended.error
