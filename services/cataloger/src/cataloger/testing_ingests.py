@@ -16,10 +16,15 @@ from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPla
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobState, JobStatus, Tally, VolumeProgress
 from emporter_contracts.plans import FetchPlan, Hold, Manifest, ManifestObject, StoredRequest
+from emporter_contracts.policy import Outcome, Point, RuleDecision
+from emporter_contracts.revisions import Changes, Correction, Revising
 from emporter_runtime.bus import Bus, event_id
 from emporter_runtime.commits import release
 from emporter_runtime.jobstore import JobStore
 from emporter_runtime.objects import Objects
+from emporter_runtime.policy.facts import Asker
+from emporter_runtime.policy.judging import Judgement, Policy
+from emporter_runtime.policy.saying import say
 from emporter_runtime.removal import remove
 
 LEVELS = 2
@@ -41,7 +46,7 @@ class Ingests:
         self._stories: list[Callable[[str, random.Random], Awaitable[None]]] = [
             self._goes_well, self._goes_well, self._of_many, self._retried, self._fails, self._cancelled,
             self._done_again, self._removed, self._superseded_is_removed, self._held, self._held_and_released,
-            self._never_planned,
+            self._never_planned, self._judged, self._denied, self._corrected,
         ]  # fmt: skip
 
     async def carry_out(self, n: int) -> None:
@@ -100,6 +105,38 @@ class Ingests:
         run = await self._begun(job, rng, 1, 1)
         await self._jobs.move(run, JobState.FAILED, error=CORRUPT)
         self.expected[job] = ("failed", 1)
+
+    async def _judged(self, job: str, rng: random.Random) -> None:
+        await self._decide(job, "request", "warn", 1)
+        await self._complete(job, rng, (job,))
+        await self._decide(job, "publication", "warn", 1, job)
+
+    async def _denied(self, job: str, rng: random.Random) -> None:
+        await self._decide(job, "request", "deny", None)
+        await self._pause(rng)
+
+    async def _corrected(self, job: str, rng: random.Random) -> None:
+        await self._complete(job, rng, (job,))
+        source, _, identity = job.partition("-")
+        request, changes = IngestRequest(source=source, source_id=identity), Changes(voxel_size_nm=(40.0, 4.0, 4.0))
+        change = Revising(volume=job, revises=1, arrays=1, changes=changes, by="ada", at=_now())
+        claim = StoredRequest(request=request, event_id=f"{job}.2", received_at=_now(), revising=change)
+        await self._objects.put_json(storage.RAW, storage.request(job, 2), claim)
+        record = a_record(job, 2, voxel_size_nm=changes.voxel_size_nm)
+        said = Correction(revises=1, arrays=1, by="ada", at=change.at, before={"voxel_size_nm": [5.0, 5.0, 5.0]})
+        provenance = record.metadata.provenance.model_copy(update={"corrections": (said,)})
+        metadata = record.metadata.model_copy(update={"provenance": provenance})
+        await self._pause(rng)
+        await store_commit(self._objects, record.model_copy(update={"metadata": metadata}), job)
+        fact = VolumeComplete(job=job, revision=2, generation=1, volume=job, digest="d" * 64)
+        await self._bus.say_once(subjects.volume_complete(job, 2), fact, "EVENTS", "convert.volume.complete", job)
+        self.expected[job] = ("complete", 2)
+
+    async def _decide(self, job: str, point: Point, outcome: Outcome, revision: int | None, volume: str | None = None) -> None:
+        source, _, identity = job.partition("-")
+        judgement = Judgement((RuleDecision(rule="large", outcome=outcome, message="larger than is usual"),))
+        asker = Asker("training", "", source, identity)
+        await say(self._bus, Policy(), judgement, point, asker, job, revision, volume)
 
     async def _begun(self, job: str, rng: random.Random, revision: int, generation: int) -> JobStatus:
         source, _, identity = job.partition("-")
