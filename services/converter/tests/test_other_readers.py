@@ -18,6 +18,7 @@ from ome_zarr_models.v05 import Image, ImageLabel
 from converter.testing import a_run, segments, tissue
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
+from emporter_contracts.geometry import Shape3
 from emporter_contracts.plans import VolumePlan
 from emporter_runtime.objects import Objects
 from emporter_runtime.testing import file_store
@@ -26,22 +27,26 @@ SMALL = Output(chunk=(16, 32, 32), shard=(32, 64, 64))
 SHAPE = (35, 97, 130)
 
 
-def voxels_of(dtype: str, role: str) -> np.ndarray:
-    return segments(SHAPE, dtype) if role == "labels" else tissue(SHAPE, dtype)
+PLANE = (1, 97, 130)
+
+
+def voxels_of(shape: Shape3, dtype: str, role: str) -> np.ndarray:
+    return segments(shape, dtype) if role == "labels" else tissue(shape, dtype)
 
 
 @pytest.fixture(
     params=[
         ("uint8", "image", "zstd"), ("uint16", "image", "blosc"), ("int16", "image", "blosc"), ("float32", "image", "blosc"),
         ("uint8", "image", "none"), ("uint32", "labels", "zstd"), ("uint64", "labels", "blosc"),
+        ("uint8", "image", "zstd", PLANE), ("uint32", "labels", "blosc", PLANE),
     ],
-    ids="-".join,
+    ids=lambda param: "-".join(map(str, param)),
 )  # fmt: skip
 def converted(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[np.ndarray, VolumePlan, Path]:
     """The voxels, the plan they were stored by, and the OME-Zarr folder."""
-    dtype, role, codec = request.param
+    dtype, role, codec, *shape = request.param
     objects = Objects.open(file_store(tmp_path / "store"))
-    voxels = voxels_of(dtype, role)
+    voxels = voxels_of(shape[0] if shape else SHAPE, dtype, role)
     plan = a_run(voxels, role=role, output=SMALL.model_copy(update={"codec": codec})).convert(objects)
     return voxels, plan, Path(objects.local_path(storage.VOLUMES, storage.zarr_root(plan.volume, 1)))
 
