@@ -24,28 +24,13 @@ from block_server.reading import amplification, decoded_in_turn, planned
 from block_server.registered import COPIES, Registered
 from block_server.settings import MIB, BlockServerSettings
 from block_server.testing import House, Made, house_on
-from emporter.registering import Wanted, look
 from emporter_contracts.geometry import Box, Index3, Shape3
-from emporter_contracts.ids import VolumeRef
-from emporter_runtime.registering import commit
-from emporter_runtime.roots import RootSettings
 from emporter_runtime.testing import file_store
+from emporter_testing.in_place import registered
 
 LARGE: Shape3 = (10, 1024, 1024)
 """A chunk of 10 MiB, of which decoding takes 30: nearly all that is in flight here."""
 TOO_LARGE: Shape3 = (12, 1024, 1024)
-
-
-def registered(house: House, files: Path, voxels: NDArray[Any]) -> VolumeRef:
-    """A Zarr of one chunk below a file root, read where it lies."""
-    name = f"one-of-{voxels.shape[0]}"
-    (files / name).mkdir()
-    document = {"zarr_format": 2, "shape": voxels.shape, "chunks": voxels.shape, "dtype": "|u1", "compressor": None}
-    (files / name / ".zarray").write_text(json.dumps(document | {"filters": None, "fill_value": 0, "order": "C"}))
-    (files / name / "0.0.0").write_bytes(voxels.tobytes())
-    settings = RootSettings.model_validate(house.settings.model_dump())
-    (found,) = asyncio.run(look(Wanted(source=f"file-root:scope/{name}", name=name), settings))
-    return asyncio.run(commit(house.objects, found, 1))
 
 
 def noise(shape: Shape3) -> NDArray[Any]:
@@ -121,7 +106,7 @@ def test_a_slice_is_counted_by_its_chunks_too(small: House):
 
 
 def test_a_chunk_that_takes_more_than_there_is_says_what_helps(house: House, files: Path):
-    ref = registered(house, files, noise(TOO_LARGE))
+    ref = registered(house, files, "too-large", noise(TOO_LARGE), TOO_LARGE)
     for path in ("block?shape=1,1,1", "block?shape=1,1,1&format=zstd", "slice/z/0"):
         answer = httpx.get(f"{house.url}/v1/volumes/{ref}/{path}")
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), path
@@ -133,7 +118,7 @@ def test_a_chunk_that_takes_more_than_there_is_says_what_helps(house: House, fil
 
 def test_beside_a_chunk_that_takes_nearly_all_a_volume_is_given_in_slabs(house: House, files: Path):
     voxels = noise(LARGE)
-    ref = registered(house, files, voxels)
+    ref = registered(house, files, "large", voxels, LARGE)
     for path, beyond in (("block?shape=10,1024,1024", 0), ("block?shape=10,1024,1025&outside=edge", 1)):
         answer = httpx.get(f"{house.url}/v1/volumes/{ref}/{path}")
         assert answer.status_code == 200, answer.text

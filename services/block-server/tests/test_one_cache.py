@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,20 +17,20 @@ from block_server.arrays import cache_context, open_volume
 from block_server.settings import MIB
 from block_server.telemetry import CacheCollector
 from block_server.testing import House, Made, commit, house_on
-from emporter.registering import Wanted, look
 from emporter_contracts.geometry import Box
 from emporter_contracts.ids import VolumeRef
 from emporter_readers.chunked.reader import ChunkedReader
-from emporter_runtime import registering
 from emporter_runtime.objects import Objects
-from emporter_runtime.roots import RootSettings
 from emporter_runtime.testing import file_store
+from emporter_testing.in_place import registered
 
 READERS = 8
 CACHE = 3 * MIB
 """Room for one of the volumes here and half another."""
 CHUNKS = 64
 """Of a volume of 2 MiB."""
+ZEROS = np.zeros((128, 128, 128), "u1")
+"""A volume of 2 MiB."""
 
 
 def decodes() -> int:
@@ -52,18 +51,6 @@ def house(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Hou
         yield house
 
 
-def registered(house: House, files: Path, name: str) -> VolumeRef:
-    """A volume of 2 MiB that is read where it lies."""
-    (files / name).mkdir()
-    document = {"zarr_format": 2, "shape": [128] * 3, "chunks": [64] * 3, "dtype": "|u1", "compressor": None}
-    (files / name / ".zarray").write_text(json.dumps(document | {"filters": None, "fill_value": 0, "order": "C"}))
-    for chunk in np.ndindex(2, 2, 2):
-        (files / name / ".".join(map(str, chunk))).write_bytes(bytes(64**3))
-    settings = RootSettings.model_validate(house.settings.model_dump())
-    (found,) = asyncio.run(look(Wanted(source=f"file-root:scope/{name}", name=name), settings))
-    return asyncio.run(registering.commit(house.objects, found, 1))
-
-
 def stored(house: House, name: str) -> Made:
     voxels = np.random.default_rng(len(name)).integers(0, 256, (128, 128, 128), dtype="u1")
     return house.commit(Made(voxels, name=name, chunk=(32, 32, 32), shard=(128, 128, 128), halvings=()))
@@ -77,7 +64,7 @@ def decoded_for(house: House, ref: VolumeRef) -> int:
 
 
 def test_a_chunk_that_is_being_read_is_read_for_all_who_wait_for_it(house: House, files: Path, monkeypatch: pytest.MonkeyPatch):
-    ref = registered(house, files, "waited-for")
+    ref = registered(house, files, "waited-for", ZEROS, (64, 64, 64))
     go, read, begun = threading.Event(), ChunkedReader.read, []
 
     def when_told(reader: ChunkedReader, box: Box) -> np.ndarray:
@@ -130,7 +117,7 @@ def test_all_volumes_share_one_cache_of_so_many_bytes(house: House, files: Path)
     assert decoded_for(house, first.ref) == 0
     assert decoded_for(house, second.ref) == CHUNKS + 1  # which leaves room for half of the first
     assert decoded_for(house, first.ref) >= CHUNKS // 2
-    decoded_for(house, registered(house, files, "elsewhere"))
+    decoded_for(house, registered(house, files, "elsewhere", ZEROS, (64, 64, 64)))
     assert decoded_for(house, first.ref) >= CHUNKS // 2
 
 

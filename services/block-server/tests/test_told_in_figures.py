@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -15,10 +12,8 @@ from prometheus_client.registry import REGISTRY
 
 from block_server.telemetry import CacheCollector
 from block_server.testing import House, Made, house_on
-from emporter.registering import Wanted, look
-from emporter_runtime.registering import commit
-from emporter_runtime.roots import RootSettings
 from emporter_runtime.testing import file_store
+from emporter_testing.in_place import registered
 
 SIDE = 32
 """Voxels of a chunk along each axis."""
@@ -69,15 +64,8 @@ def test_what_is_decoded_is_told_apart_from_what_is_in_the_cache(house: House, s
 
 
 def test_bytes_decoded_of_a_source_are_those_of_its_chunks_each_time_it_is_decoded(house: House, files: Path):
-    (files / "lies-there").mkdir()
-    described: dict[str, Any] = {"zarr_format": 2, "shape": [2 * SIDE] * 3, "chunks": [SIDE] * 3, "dtype": "<u2"}
-    document = described | {"compressor": None, "filters": None, "fill_value": 7, "order": "C"}
-    (files / "lies-there" / ".zarray").write_text(json.dumps(document))
-    for name in ("0.0.0", "0.0.1"):
-        (files / "lies-there" / name).write_bytes(bytes(2 * SIDE**3))
-    settings = RootSettings.model_validate(house.settings.model_dump())
-    (found,) = asyncio.run(look(Wanted(source="file-root:scope/lies-there", name="lies-there"), settings))
-    ref = asyncio.run(commit(house.objects, found, 1))
+    zeros = np.zeros((2 * SIDE,) * 3, "u2")
+    ref = registered(house, files, "lies-there", zeros, (SIDE, SIDE, SIDE))
 
     def decoded() -> float:
         return REGISTRY.get_sample_value("emporter_blocks_source_decoded_bytes_total") or 0.0
