@@ -71,11 +71,31 @@ def few_greys(values: int) -> Voxels:
     return (a_phantom(seed=3).astype(np.uint16) * values // 200).astype(np.uint8)
 
 
+def with_a_soft_background() -> Voxels:
+    """A bright background of a size that varies, whose greys end at 254 in fewer and fewer steps."""
+    soft = 255 - np.random.default_rng(1).geometric(0.6, (20, 96, 96))
+    phantom = a_phantom((20, 96, 96), seed=6)
+    for z in range(20):
+        phantom[z, : 10 + 3 * z] = soft[z, : 10 + 3 * z]
+    return phantom
+
+
+def with_a_dim_slice() -> Voxels:
+    phantom = a_phantom((20, 96, 96), seed=7)
+    phantom[8] = np.random.default_rng(2).random((96, 96)) < 0.95
+    return phantom
+
+
 UNCLIPPED: dict[str, Callable[[], Voxels]] = {
     "few greys": lambda: few_greys(12),
+    "a soft background": with_a_soft_background,
+    "a dim slice": with_a_dim_slice,
     "counts": lambda: np.random.default_rng(0).poisson(1.5, (20, 64, 64)).astype(np.uint8),
     "one of many floats": lambda: a_phantom(dtype="float32", seed=4),
     "scaled slice by slice": lambda: np.stack([s / s.max() for s in a_phantom(seed=5).astype(np.float32)]),
+    "a drawing": lambda: np.stack([np.where(np.arange(64 * 64).reshape(64, 64) < 150 * z, 255, 9) for z in range(20)]).astype(
+        np.uint8
+    ),
     "a labelled picture": lambda: (np.indices((20, 64, 64)).sum(0) // 30).astype(np.uint8),
     "floats that are not numbers": lambda: np.where(np.indices((20, 64, 64))[2] < 20, np.nan, a_phantom((20, 64, 64), "float32")),
 }
