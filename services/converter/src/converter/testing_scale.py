@@ -19,7 +19,7 @@ from converter import handlers
 from converter.app import furnish
 from converter.handlers import Rooms
 from converter.settings import ConverterSettings
-from converter.testing import a_volume, run_of
+from converter.testing import Run, a_volume, run_of
 from converter.writing import fused_until
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import ConvertTask
@@ -69,15 +69,25 @@ class Simulation:
 async def simulated(folder: Path, shape: Shape3, tasks: int = 8) -> AsyncIterator[Simulation]:
     """A job whose fetch is complete and whose tasks are being done, `tasks` at once, while inside."""
     run = run_of(NullReader(shape, np.dtype("uint8")), a_volume(shape))
+    real_write = handlers._write  # the one place where voxels are touched
+    handlers._write = _null_write  # type: ignore[assignment]
+    try:
+        async with working(folder, run, tasks) as simulation:
+            yield simulation
+    finally:
+        handlers._write = real_write
+
+
+@asynccontextmanager
+async def working(folder: Path, run: Run, tasks: int = 1) -> AsyncIterator[Simulation]:
+    """As `simulated`, with the voxels of a run."""
     run.fetch = run.fetch.model_copy(update={"archive": {}})
     run.manifest = run.manifest.model_copy(update={"archive": {}})
-    real_write = handlers._write  # the one place where voxels are touched
     async with provisioned(folder) as (made, _):
         settings = ConverterSettings(**{**made.model_dump(exclude_unset=True), "converter_tasks": tasks, "http_port": 0})
         # As one task at a time would be planned: here eight hold nothing.
         rooms = furnish(settings.model_copy(update={"converter_memory_bytes": tasks * 2**30}))
         rooms.readers[run.volume, 1] = run.reader
-        handlers._write = _null_write  # type: ignore[assignment]
         try:
             await rooms.bus.broker.connect()
             claim = StoredRequest(request=run.request, event_id="1", received_at=run.fetch.planned_at)
@@ -89,7 +99,6 @@ async def simulated(folder: Path, shape: Shape3, tasks: int = 8) -> AsyncIterato
             async with rooms.bus.running(), rooms.steward.stewarding():
                 yield Simulation(rooms, run.fetch.job)
         finally:
-            handlers._write = real_write
             rooms.workers.close()
 
 
