@@ -189,7 +189,10 @@ class Client:
         return self._thread.run(self._async.jobs(state=state, source=source))
 
     def volumes(self, q: str | None = None, **filters: Any) -> list[Document]:
-        """The catalog's rows; `q` are words to be found in them. Filters: source, status, modality, max_voxel_nm, sort."""
+        """The catalog's rows; `q` are words to be found in them.
+
+        Filters: source, status, modality, verdict, held, max_voxel_nm, sort, and any other of `GET /v1/volumes`.
+        """
         return self._thread.run(self._async.volumes(q, **filters))
 
     def record(self, volume: str) -> Document:
