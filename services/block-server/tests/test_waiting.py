@@ -101,8 +101,8 @@ async def test_who_comes_as_a_chunk_is_given_up_asks_again():
 
 
 async def test_a_box_is_wanted_until_it_is_read_given_up_or_failed():
-    wanted, over = Wanted(), asyncio.get_running_loop().create_future()
-    readers = [wanted.while_read(BOX, lambda: asyncio.shield(over)) for _ in range(3)]
+    wanted, reads = Wanted(), [asyncio.get_running_loop().create_future() for _ in range(3)]
+    readers = [wanted.while_read(BOX, lambda one=one: one) for one in reads]
     assert wanted.wants(Box((1, 2, 3), (9, 9, 9)))
     assert not wanted.wants(Box((2, 0, 0), (9, 9, 9)))
     for reader in readers[:2]:
@@ -110,7 +110,7 @@ async def test_a_box_is_wanted_until_it_is_read_given_up_or_failed():
     await asyncio.wait(readers[:2])
     assert wanted.wants(BOX)
     await asyncio.sleep(0)
-    over.set_exception(OSError("gone"))
+    reads[2].set_exception(OSError("gone"))
     with pytest.raises(OSError, match="gone"):
         await readers[2]
     await asyncio.sleep(0)
