@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -115,3 +116,13 @@ async def test_a_box_is_wanted_until_it_is_read_given_up_or_failed():
         await readers[2]
     await asyncio.sleep(0)
     assert not wanted.wants(BOX)
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_complaint(caplog: pytest.LogCaptureFixture):
+    read = asyncio.get_running_loop().create_future()
+    reading = Wanted().while_read(BOX, lambda: read)
+    read.set_exception(OSError("as the one before it"))
+    await asyncio.wait([reading])
+    del reading, read
+    gc.collect()
+    assert not caplog.records

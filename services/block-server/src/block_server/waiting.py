@@ -33,8 +33,13 @@ class Wanted:
         waits = object()
         self._boxes[waits] = box
         reading = asyncio.ensure_future(_again(read(), read))
-        reading.add_done_callback(lambda _: self._boxes.pop(waits))
+        reading.add_done_callback(lambda done: self._over(waits, done))
         return reading
+
+    def _over(self, waits: object, done: asyncio.Future[T]) -> None:
+        del self._boxes[waits]
+        if not done.cancelled():
+            done.exception()  # told to whoever waits; where the box before it failed nobody does, and asyncio would complain
 
 
 async def _again(begun: Awaitable[T], read: Callable[[], Awaitable[T]]) -> T:
