@@ -120,7 +120,7 @@ async def test_a_box_is_wanted_until_it_is_read_given_up_or_failed():
 
 async def test_a_failure_that_nobody_waits_for_any_more_is_no_complaint(caplog: pytest.LogCaptureFixture):
     read = asyncio.get_running_loop().create_future()
-    reading = Wanted().while_read(BOX, lambda: read)
+    reading = Wanted().while_read(BOX, lambda one=read: one)
     read.set_exception(OSError("as the one before it"))
     await asyncio.wait([reading])
     del reading, read
