@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +20,19 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         with s3_server(folder) as settings, house_on(settings) as house:
             yield house
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `beside` knows as the file root `scope`."""
+    return tmp_path_factory.mktemp("scope")
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[House]:
+    """A running server beside files that may be registered."""
+    with house_on(file_store(tmp_path_factory.mktemp("store")), file_roots={"scope": files}) as house:
+        yield house
 
 
 @pytest.fixture

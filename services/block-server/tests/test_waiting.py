@@ -7,7 +7,7 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,19 @@ import tensorstore as ts
 
 from block_server.arrays import DECODERS
 from block_server.registered import FOR_EVER
-from block_server.testing import House, house_on
+from block_server.testing import House
 from block_server.waiting import AbandonedError, Wanted
 from emporter_contracts.geometry import Box
 from emporter_readers.chunked.reader import ChunkedReader
-from emporter_runtime.testing import file_store
 from emporter_testing.in_place import registered
 
 BOX = Box((0, 0, 0), (2, 3, 4))
 ONES = np.ones((64, 64, 64), "u1")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("scope")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[House]:
-    with house_on(file_store(tmp_path_factory.mktemp("store")), file_roots={"scope": files}) as house:
-        yield house
-
-
-def held(house: House) -> float:
+def held(beside: House) -> float:
     """Bytes that requests hold for decoding."""
-    lines = httpx.get(f"{house.url}/metrics").text.splitlines()
+    lines = httpx.get(f"{beside.url}/metrics").text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith('emporter_blocks_held_bytes{kind="voxels"}'))
 
 
@@ -54,8 +42,8 @@ def until(said: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("outside", ["error", "constant"])
-def test_who_hangs_up_is_not_read_for_any_more(house: House, files: Path, monkeypatch: pytest.MonkeyPatch, outside: str):
-    left, other = (registered(house, files, f"{name}-{outside}", ONES, (16, 16, 16)) for name in ("left", "other"))
+def test_who_hangs_up_is_not_read_for_any_more(beside: House, files: Path, monkeypatch: pytest.MonkeyPatch, outside: str):
+    left, other = (registered(beside, files, f"{name}-{outside}", ONES, (16, 16, 16)) for name in ("left", "other"))
     go, read, begun = threading.Event(), ChunkedReader.read, []
 
     def when_told(reader: ChunkedReader, box: Box) -> Any:
@@ -65,16 +53,16 @@ def test_who_hangs_up_is_not_read_for_any_more(house: House, files: Path, monkey
 
     monkeypatch.setattr(ChunkedReader, "read", when_told)
     whole = f"/v1/volumes/{left}/block?shape=64,64,{64 if outside == 'error' else 65}&outside={outside}"
-    server = httpx.URL(house.url)
+    server = httpx.URL(beside.url)
     with socket.create_connection((server.host, server.port)) as leaving:
         leaving.sendall(f"GET {whole} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         until(lambda: len(begun) == DECODERS)
-    until(lambda: held(house) == 0)
+    until(lambda: held(beside) == 0)
     go.set()
     # Chunks have their turns in order: once this one is read, all that were asked for before it had theirs.
-    assert httpx.get(f"{house.url}/v1/volumes/{other}/block?shape=1,1,1").content == b"\1"
+    assert httpx.get(f"{beside.url}/v1/volumes/{other}/block?shape=1,1,1").content == b"\1"
     assert len(begun) == DECODERS + 1
-    assert httpx.get(house.url + whole).content.count(1) == 64**3
+    assert httpx.get(beside.url + whole).content.count(1) == 64**3
 
 
 def virtual(read: Any) -> Any:
