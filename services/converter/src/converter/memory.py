@@ -24,8 +24,8 @@ PIECE_BYTES = 8 * MIB
 """Of one call to a reader: large enough for whole runs of strips, small enough that two of them don't count."""
 
 
-REQUESTS = 16
-"""In flight at most, of a pass that reads what is stored: a store 20 ms away then gives 800 shards a second, not 50."""
+REQUESTS = 32
+"""In flight at most, of a pass that reads what is stored: a store 20 ms away then gives up to 1,600 shards a second, not 50."""
 REQUESTED_BYTES = 32 * MIB
 """Of decoded shards they are together; of larger ones there are as few as a task reads, and one more."""
 
