@@ -28,6 +28,8 @@ from emporter_runtime.testing import file_store
 
 EXAMPLES = int(os.environ.get("EMPORTER_FUZZ_EXAMPLES", "8"))
 """Of each operation and either mode; making them takes longer than asking."""
+PHASES = [Phase.generate, Phase.shrink]
+"""To explain a failure takes a minute, and is not needed where one sees the request."""
 LONGEST_URL = 65_000
 """Longer ones uvicorn refuses itself, before any of it is ours to answer."""
 OPERATIONS = {
@@ -135,7 +137,7 @@ WORDS = ("shape", "origins", "origins_nm", "volumes", "level", "voxel_size_nm", 
          "labels", "min_foreground", "seed", "n", "exclude", "split", "within", "order", "expires_seconds", "budget")  # fmt: skip
 
 
-@settings(max_examples=10 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10 * EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     route=st.sampled_from(ROUTES),
     parts=st.tuples(NASTY, NASTY, NASTY),
@@ -156,7 +158,7 @@ def test_nothing_that_can_be_written_in_a_url_is_an_error_of_ours(house: House, 
     refusal(answer.status_code, answer.headers, '"code"' if head else answer.text)
 
 
-@settings(max_examples=5 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5 * EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     route=st.sampled_from(list(BODIES)),
     wrong=st.dictionaries(st.sampled_from(WORDS), NASTY_JSON, max_size=3),

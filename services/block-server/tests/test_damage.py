@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from block_server.testing import House, Made, bury, house_on
 from emporter_contracts import storage
@@ -160,17 +161,25 @@ def test_s3_stopped_is_503_with_a_reason_and_s3_back_is_every_voxel_again(tmp_pa
     )
     try:
         with (
-            house_on(store, blocks_fresh_seconds=3600, blocks_cache_bytes=0) as house,
+            house_on(store, blocks_fresh_seconds=3600, blocks_cache_bytes=0, blocks_in_flight_bytes=8 * 2**20) as house,
             httpx.Client(base_url=house.url, timeout=60) as web,
         ):
             voxels = np.random.default_rng(0).integers(1, 256, (64, 64, 64), dtype="u1")
             made = house.commit(Made(voxels, name="back", halvings=()))
+            # More than sockets hold, and read in pieces: it is under way when the store goes.
+            monkeypatch.setattr("block_server.arrays.VOXELS", 2**20)
+            noise = np.random.default_rng(1).integers(0, 256, (96, 512, 512), dtype="u1")
+            large = house.commit(Made(noise, name="large", halvings=(), chunk=(32, 64, 64), shard=(32, 512, 512), codec="none"))
             boxes = {"shape": [40, 40, 40], "origins": [[0, 0, 0], [20, 20, 20]]}
             asked = {
                 "block": lambda: web.get(f"/v1/volumes/{made.ref}/block"),
                 "edges": lambda: web.get(f"/v1/volumes/{made.ref}/block?origin=-8,0,0&shape=64,64,64&outside=constant"),
                 "blocks": lambda: web.post(f"/v1/volumes/{made.ref}/blocks", json=boxes),
                 "places": lambda: web.post("/v1/blocks", json=boxes | {"volumes": [{"volume": str(made.ref)}]}),
+                "sample": lambda: web.post(f"/v1/volumes/{made.ref}/sample", json={"n": 3, "shape": [20, 20, 20]}),
+                "foreground": lambda: web.post(
+                    f"/v1/volumes/{made.ref}/sample", json={"n": 3, "shape": [20, 20, 20], "min_foreground": 0.5}
+                ),
                 "slice": lambda: web.get(f"/v1/volumes/{made.ref}/slice/z/3"),
                 "zarr": lambda: web.get(f"/zarr/{made.ref}.ome.zarr/{SHARD}"),
                 "zarr2": lambda: web.get(f"/zarr2/{made.ref}.ome.zarr/0/0/0/0"),
@@ -179,7 +188,14 @@ def test_s3_stopped_is_503_with_a_reason_and_s3_back_is_every_voxel_again(tmp_pa
             before = {name: ask() for name, ask in asked.items()}
             assert {answer.status_code for answer in before.values()} == {200}
             assert before["block"].content == voxels.tobytes()
-            s3._end(server, ports)
+            # Not shown: a console draws the locals of every frame, and some are megabytes.
+            with capture_logs(), web.stream("GET", f"/v1/volumes/{large.ref}/block?shape=96,512,512") as cut:
+                body = cut.iter_raw(65536)
+                got = [next(body)]
+                s3._end(server, ports)
+                with pytest.raises(httpx.RemoteProtocolError):
+                    got.extend(body)
+            assert large.voxels.tobytes().startswith(b"".join(got))
             for name, ask in asked.items():
                 answer = ask()
                 assert (name, answer.status_code, answer.json()["code"]) == (name, 503, "store_unavailable")

@@ -82,6 +82,22 @@ def test_the_voxels_come_with_where_they_lie(web: httpx.Client, image: Made) -> 
     assert len({tuple(origin) for origin in origins.tolist()}) == 12
 
 
+@pytest.mark.parametrize(("dtype", "level"), [("uint8", 1), ("int16", 2), ("uint64", 0), ("float32", 1)])
+def test_the_voxels_of_any_dtype_and_level_are_those_of_their_places(
+    house: House, web: httpx.Client, dtype: str, level: int
+) -> None:
+    random = np.random.default_rng(5)
+    info = np.iinfo(dtype) if dtype != "float32" else None
+    voxels = random.normal(size=SHAPE).astype(dtype) if info is None else random.integers(info.min, info.max, SHAPE, dtype)
+    made = house.commit(Made(voxels, name=f"sampled-{dtype}"))
+    answer = ask(web, made, shape=[5, 6, 7], level=level)
+    assert answer.headers["x-emporter-dtype"] == dtype
+    origins = np.frombuffer(answer.content[: 12 * 24], "<i8").reshape(12, 3)
+    boxes = np.frombuffer(answer.content[12 * 24 :], np.dtype(dtype).newbyteorder("<")).reshape(12, 5, 6, 7)
+    for origin, box in zip(origins.tolist(), boxes, strict=True):
+        assert np.array_equal(box, made.levels[level][Box.at(tuple(origin), (5, 6, 7)).slices()])
+
+
 def test_another_replica_gives_the_same_boxes_and_another_seed_others(
     house: House, web: httpx.Client, image: Made, labels: Made
 ) -> None:
