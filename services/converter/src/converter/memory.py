@@ -66,9 +66,9 @@ class TaskMemory:
     def bytes(self) -> int:
         bands = min(BANDS * self.band, self.size)
         making = min(THREADS, self.shards) * ENCODED * self.shard + self.live
-        large = self.cell * self.itemsize > LARGE_CELL_BYTES
-        # What was large goes back to the system at once (allocator.py); smaller buffers leave holes in the heap instead.
-        apart = large and self.size <= self.band
+        # Of a task of one band all is read before anything is made. What large cells held is taken again by shards, or goes back
+        # to the system (allocator.py); smaller pieces leave holes in the heap that no shard fits.
+        apart = self.size <= self.band and self.cell * self.itemsize > PIECE_BYTES
         working = max(self._reading, making) if apart else self._reading + making
         return math.ceil(self.itemsize * (bands + working))
 
