@@ -188,14 +188,15 @@ def test_s3_stopped_is_503_with_a_reason_and_s3_back_is_every_voxel_again(tmp_pa
             before = {name: ask() for name, ask in asked.items()}
             assert {answer.status_code for answer in before.values()} == {200}
             assert before["block"].content == voxels.tobytes()
-            # Not shown: a console draws the locals of every frame, and some are megabytes.
-            with capture_logs(), web.stream("GET", f"/v1/volumes/{large.ref}/block?shape=96,512,512") as cut:
+            with capture_logs() as said, web.stream("GET", f"/v1/volumes/{large.ref}/block?shape=96,512,512") as cut:
                 body = cut.iter_raw(65536)
                 got = [next(body)]
                 s3._end(server, ports)
                 with pytest.raises(httpx.RemoteProtocolError):
                     got.extend(body)
             assert large.voxels.tobytes().startswith(b"".join(got))
+            told = [(line["event"], line["code"]) for line in said if line["log_level"] != "info"]
+            assert told == [("cut_short", "store_unavailable")]
             for name, ask in asked.items():
                 answer = ask()
                 assert (name, answer.status_code, answer.json()["code"]) == (name, 503, "store_unavailable")

@@ -118,5 +118,10 @@ async def _routing(_: Request, error: Exception) -> Response:
 
 
 async def _bug(_: Request, error: Exception) -> Response:
-    log.error("bug", error=repr(error), exc_info=error)
+    ours = error if isinstance(error, EmporterError) else error.__cause__
+    if isinstance(ours, EmporterError):
+        # It came after the head of an answer (Starlette wraps it then): the connection is cut, and that is all that can be said.
+        log.warning("cut_short", code=ours.code, error=str(ours))
+    else:
+        log.error("bug", error=repr(error), exc_info=error)
     return problem(500, "internal", "a fault of this server", "please report it with the server's log", NOT_KEPT)
