@@ -6,8 +6,6 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,17 +14,17 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from block_server.errors import DamagedVolumeError, UnknownLevelError, VoxelSizeUnknownError
+from block_server.errors import RESTORE, DamagedVolumeError, UnknownLevelError, VoxelSizeUnknownError
 from block_server.near import NearLevel, NearShards
+from block_server.reading_faults import fault_of, named_faults
 from block_server.waiting import Wanted
 from emporter_contracts import storage
-from emporter_contracts.errors import EmporterError
 from emporter_contracts.geometry import Box, Index3, Shape3, grid_shape
 from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import Commit
 from emporter_contracts.records import MetadataRecord
-from emporter_runtime.errors import ObjectMissingError, StoreUnavailableError
-from emporter_runtime.objects import Objects, StoreRefusedError
+from emporter_runtime.errors import ObjectMissingError
+from emporter_runtime.objects import Objects
 
 VOXELS = 64 * 2**20
 """Bytes of chunks decoded at once for one request: past it the box is read in pieces, so that a slice through 64-voxel chunks
@@ -38,9 +36,6 @@ RETRIES = {"max_retries": 3, "initial_delay": "100ms", "max_delay": "1s"}
 
 NmOrNone3 = tuple[float | None, float | None, float | None]
 Floats3 = tuple[float, float, float]
-
-_CHUNK = re.compile(r"shard entry \{(\d+), (\d+), (\d+)\}.*?/c/(\d+)/(\d+)/(\d+)\"")
-_RESTORE = "restore it from a backup, or ingest it again with force"
 
 
 def cache_context(cache_bytes: int) -> ts.Context:
@@ -103,7 +98,7 @@ class Reading:
 
     async def voxels(self) -> NDArray[Any]:
         """In C order, little-endian. Raises DamagedVolumeError naming the chunk, StoreUnavailableError."""
-        with _named_faults(self._ref, self._level):
+        with named_faults(self._ref, self._level):
             voxels: NDArray[Any] = await self._future
         return voxels.astype(self._level.dtype, copy=False)
 
@@ -204,7 +199,7 @@ class OpenVolume:
         target = ts.array(out)
         for piece in box.tiles(_piece(box, level)):
             at = piece.moved((-box.start[0], -box.start[1], -box.start[2]))
-            with _named_faults(self.ref, level):
+            with named_faults(self.ref, level):
                 await _copied(target[at.slices()], level, piece)
 
 
@@ -245,14 +240,14 @@ async def open_volume(objects: Objects, context: ts.Context, ref: VolumeRef, nea
             objects.get(storage.VOLUMES, root + "zarr.json"),
         )
     except ObjectMissingError as error:
-        raise DamagedVolumeError(f"{ref} is committed, but {error.message}", hint=_RESTORE) from error
+        raise DamagedVolumeError(f"{ref} is committed, but {error.message}", hint=RESTORE) from error
     grids = _grids(ref, group)
     try:
         point = Commit.model_validate_json(commit)
         digest = point.digest
         described = MetadataRecord.model_validate_json(record)
     except ValidationError as error:
-        raise DamagedVolumeError(f"{ref}: its record or commit is not what it should be: {error}", hint=_RESTORE) from error
+        raise DamagedVolumeError(f"{ref}: its record or commit is not what it should be: {error}", hint=RESTORE) from error
     root = storage.zarr_root(ref.volume, point.arrays_of)
     stores = await asyncio.gather(
         *(_open_array(ref, g.path, objects.kvstore(storage.VOLUMES, f"{root}{g.path}/"), context) for g in grids)
@@ -280,7 +275,7 @@ async def _open_array(ref: VolumeRef, path: str, kvstore: dict[str, Any], contex
     except ValueError as error:
         raise fault_of(error, f"{ref} level {path}", "its zarr.json") from error
     if store.rank != 3:
-        raise DamagedVolumeError(f"{ref} level {path} has {store.rank} axes, not z, y, x", hint=_RESTORE)
+        raise DamagedVolumeError(f"{ref} level {path} has {store.rank} axes, not z, y, x", hint=RESTORE)
     return store
 
 
@@ -298,7 +293,7 @@ def _grids(ref: VolumeRef, group: bytes) -> list[_Grid]:
     try:
         return [_grid(dataset) for dataset in json.loads(group)["attributes"]["ome"]["multiscales"][0]["datasets"]]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DamagedVolumeError(f"{ref}: its zarr.json is no OME-Zarr 0.5 multiscale: {error!r}", hint=_RESTORE) from error
+        raise DamagedVolumeError(f"{ref}: its zarr.json is no OME-Zarr 0.5 multiscale: {error!r}", hint=RESTORE) from error
 
 
 def _grid(dataset: dict[str, Any]) -> _Grid:
@@ -358,37 +353,6 @@ def _piece(box: Box, level: Level) -> Shape3:
         chunks[longest] = -(-chunks[longest] // 2)
     z, y, x = (n * c for n, c in zip(chunks, level.chunk, strict=True))
     return (z, y, x)
-
-
-@contextmanager
-def _named_faults(ref: VolumeRef, level: Level) -> Iterator[None]:
-    """What goes wrong while voxels are read, by volume, level and chunk."""
-    try:
-        yield
-    except ValueError as error:
-        raise fault_of(error, f"{ref} level {level.number}", _chunk_named(str(error), level)) from error
-
-
-def fault_of(error: ValueError, where: str, what: str) -> EmporterError:
-    """TensorStore says everything with ValueError, and begins with the kind, an absl status code."""
-    kind = str(error).split(":", 1)[0]
-    if kind == "NOT_FOUND":
-        return DamagedVolumeError(f"{where}: {what} is missing", hint=_RESTORE)
-    if kind in {"FAILED_PRECONDITION", "DATA_LOSS", "INVALID_ARGUMENT", "OUT_OF_RANGE"}:
-        return DamagedVolumeError(f"{where}: {what} can't be read", hint=_RESTORE)
-    if kind in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
-        return StoreRefusedError(f"{where}: the store refuses {what}", hint="check the block-server's keys to the store")
-    return StoreUnavailableError(f"{where}: the store does not give {what} ({kind.lower()})", hint="ask again in a moment")
-
-
-def _chunk_named(text: str, level: Level) -> str:
-    """Which chunk is meant, without the paths of this machine."""
-    match = _CHUNK.search(text)
-    if match is None:
-        return "a chunk"
-    entry, shard = _index(match.groups()[:3]), _index(match.groups()[3:])
-    chunk = [s * (w // c) + e for s, e, w, c in zip(shard, entry, level.shard, level.chunk, strict=True)]
-    return f"chunk {chunk}, in shard {storage.shard_key(level.number, shard)},"
 
 
 def _index(texts: Any) -> Index3:

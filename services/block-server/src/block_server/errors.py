@@ -31,6 +31,9 @@ from typing import ClassVar
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.policy import PURPOSE_HEADER, RuleDecision
 
+RESTORE = "restore it from a backup, or ingest it again with force"
+"""What to do about bytes that are not what was committed."""
+
 
 class BlockServerError(EmporterError):
     """Base of what this service can't serve; `status` is of HTTP."""

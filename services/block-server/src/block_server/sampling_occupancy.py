@@ -12,9 +12,10 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from block_server.admission import Admission
-from block_server.arrays import Level, OpenVolume, cache_context, fault_of
+from block_server.arrays import Level, OpenVolume, cache_context
 from block_server.caching import Kept
 from block_server.errors import DamagedVolumeError
+from block_server.reading_faults import fault_of
 from block_server.sampling_foreground import Occupancy
 from block_server.volumes import Volumes
 from emporter_contracts import storage

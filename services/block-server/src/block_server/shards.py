@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from block_server.arrays import Level, OpenVolume
 from block_server.caching import Kept
-from block_server.errors import DamagedVolumeError, UnsuitableViewError
+from block_server.errors import RESTORE, DamagedVolumeError, UnsuitableViewError
 from emporter_contracts import storage
 from emporter_contracts.geometry import Index3, grid_shape
 from emporter_runtime.errors import ObjectMissingError
@@ -25,7 +25,6 @@ CHECKSUM_BYTES = 4
 INDEXES = 4096
 """Shard indexes kept: 16 bytes a chunk, so 64 of our shards' are 64 kB."""
 
-_RESTORE = "restore it from a backup, or ingest it again with force"
 _SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
@@ -115,13 +114,13 @@ class Shards:
         try:
             index = await self._indexes.get(_Index(key, math.prod(grid), layout.index_checksummed, layout.index_location))
         except ObjectMissingError as error:
-            raise DamagedVolumeError(f"{where} is missing", hint=_RESTORE) from error
+            raise DamagedVolumeError(f"{where} is missing", hint=RESTORE) from error
         except ValueError as error:
-            raise DamagedVolumeError(f"{where} can't be read", hint=_RESTORE) from error
+            raise DamagedVolumeError(f"{where} can't be read", hint=RESTORE) from error
         offset, size = (int(v) for v in index.reshape(*grid, 2)[within])
         if offset == ABSENT or size <= CHECKSUM_BYTES * layout.checksummed:
             # A reader of Zarr v2 would take 404 for zeros.
-            raise DamagedVolumeError(f"{where} is missing", hint=_RESTORE)
+            raise DamagedVolumeError(f"{where} is missing", hint=RESTORE)
         return Place(key, offset, offset + size)
 
     async def read(self, place: Place, layout: Layout) -> memoryview:
