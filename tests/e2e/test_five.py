@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,10 @@ def _ask(source: str, source_id: str, **fields: Any) -> IngestRequest:
 
 
 @pytest.fixture(scope="module")
-def modest(tmp_path_factory: pytest.TempPathFactory, slow: dict[str, Slow]) -> Iterator[RunningStack]:
-    """A stack with few connections, so that units are stored one after the other."""
+def modest_stacks(tmp_path_factory: pytest.TempPathFactory, slow: dict[str, Slow]) -> Iterator[list[RunningStack]]:
+    """Stacks with few connections, so that units are stored one after the other. Two: a stack goes down by itself when a process
+    dies five times within a minute.
+    """
     web, page, slices, bucket, flyem = (slow[name].server for name in ("idr", "epfl", "empiar", "openorganelle", "hemibrain"))
     assert isinstance(flyem, HemibrainServer)
     settings = {
@@ -126,8 +129,13 @@ def modest(tmp_path_factory: pytest.TempPathFactory, slow: dict[str, Slow]) -> I
         "hemibrain_connections": "4", "connections_per_host": "1",
     }  # fmt: skip
     env = {f"EMPORTER_{name.upper()}": value for name, value in settings.items()}
-    with running_stack(tmp_path_factory.mktemp("stack"), env=env) as running:
-        yield running
+    with ExitStack() as stacks:
+        yield [stacks.enter_context(running_stack(tmp_path_factory.mktemp("stack"), env=env)) for _ in range(2)]
+
+
+@pytest.fixture
+def modest(modest_stacks: list[RunningStack], source: str) -> RunningStack:
+    return modest_stacks[FIVE.index(source) % 2]
 
 
 @pytest.mark.parametrize("source", FIVE)

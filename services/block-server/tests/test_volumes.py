@@ -35,7 +35,7 @@ def test_a_volume_says_what_it_is(house: House, web: httpx.Client):
         "shape": [24, 24, 24], "dtype": "uint16", "axes": "zyx", "voxel_size_nm": [40.0, None, 8.0], "source_origin": [1, 2, 3],
         "chunk": [16, 16, 16], "shard": [32, 32, 32], "role": "image", "labels": [], "labels_of": None, "citation": [],
         "licence": {"spdx": "CC0-1.0", "url": None, "text": None, "known": True},
-        "caveats": [{"code": "lossy", "evidence": "jpeg in the archive"}],
+        "caveats": [{"code": "lossy", "evidence": "jpeg in the archive", "about": None}],
         "links": None, "levels": None, "statistics": None, "digest": made.digest, "managed": True, "voxels_sha256": None, "files": [],
     }  # fmt: skip
     assert body["levels"][1] == {

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import tifffile
 
 from converter import handlers
@@ -20,6 +18,7 @@ from converter.testing import tissue
 from converter.testing_fleet import ROOT, Fleet, fleet, fleet_run
 from emporter_contracts.commands import Output
 from emporter_contracts.jobs import JobState
+from emporter_runtime.heartbeat import Work
 
 
 class Inside:
@@ -58,19 +57,25 @@ async def test_a_task_waits_while_a_finish_holds_the_memory(tmp_path: Path, monk
     inside = Inside()
     monkeypatch.setattr(handlers, "write_task", inside.watch("task", handlers.write_task))
     monkeypatch.setattr(handlers, "finish_volume", inside.watch("finish", handlers.finish_volume))
+    asked, large = asyncio.Event(), Work.large
+
+    async def asking(work: Work, *given: Any) -> Any:
+        asked.set()
+        return await large(work, *given)
+
+    monkeypatch.setattr(Work, "large", asking)
     async with fleet(tmp_path) as many:
         given = many.settings.model_dump(exclude_unset=True)
         rooms = furnish(ConverterSettings(**given, file_roots={ROOT: tmp_path}))
-        with structlog.testing.capture_logs() as said:
-            async with rooms.bus.running(), rooms.steward.stewarding():
-                await begin(many, "first")
-                while inside.now != ["finish"]:
-                    await asyncio.sleep(0.01)
-                await begin(many, "second")
-                while inside.now == ["finish"] and not any(line["event"] == "waiting_for_memory" for line in said):
-                    await asyncio.sleep(0.01)
-                inside.go.set()
-                states = [(await many.ended(job, 60)).state for job in ("first", "second")]
+        async with rooms.bus.running(), rooms.steward.stewarding():
+            await begin(many, "first")
+            while inside.now != ["finish"]:
+                await asyncio.sleep(0.01)
+            asked.clear()
+            await begin(many, "second")
+            await asked.wait()
+            inside.go.set()
+            states = [(await many.ended(job, 60)).state for job in ("first", "second")]
         rooms.workers.close()
     assert states == [JobState.COMPLETE] * 2
-    assert inside.most == 1, json.dumps(said, default=str)
+    assert inside.most == 1
