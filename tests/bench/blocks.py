@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ class Bench:
         self.add(f"the same {BATCH} one by one, {kind}", 8, lambda n, into: over_http(port, singles, n, self.seconds, into))
 
 
-def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
+def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Ratio]:
     """Make the volume, measure everything in turn, print the table and the ratios."""
     store = file_store(folder) if case.store == "file" else stack.enter_context(s3_server(folder))
     objects = Objects.open(store)
@@ -176,7 +176,7 @@ def measure(case: Case, arguments: argparse.Namespace, folder: Path, stack: Exit
         for measured, run in bench.measured.values():
             run(measured)
     resident = {kind: peers.resident_mb(pid) for kind, (_, pid) in servers.items()}
-    report(case, bench, arguments, resident)
+    return report(case, bench, arguments, resident)
 
 
 def add_peers(bench: Bench, folder: Path | None, kvstore: dict[str, Any], stack: ExitStack) -> None:
@@ -213,7 +213,7 @@ RATIOS = (
 )
 
 
-def report(case: Case, bench: Bench, arguments: argparse.Namespace, resident: dict[str, float]) -> None:
+def report(case: Case, bench: Bench, arguments: argparse.Namespace, resident: dict[str, float]) -> list[Ratio]:
     """The table, and the ratios that DESIGN section 7 aims at."""
     print(f"\n### {case.name}\n")
     print(
@@ -228,22 +228,56 @@ def report(case: Case, bench: Bench, arguments: argparse.Namespace, resident: di
     for key, (one, _) in bench.measured.items():
         rates[key] = one.rates
         print(one.row(bench.body))
+    found = list(ratios_of(rates))
     print("\n| ratio (median of rounds, spread) | connections | measured | aim |\n|---|---|---|---|")
+    for one_ratio in found:
+        print(one_ratio.row())
+    sys.stdout.flush()
+    return found
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One contender over another, round by round."""
+
+    title: str
+    connections: str
+    each: tuple[float, ...]
+    aim: str
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.each)
+
+    def row(self) -> str:
+        measured = f"{self.median:.2f} ({min(self.each):.2f}-{max(self.each):.2f})"
+        return f"| {self.title} | {self.connections} | {measured} | {self.aim} |"
+
+
+def ratios_of(rates: dict[tuple[str, int], list[float]]) -> Iterator[Ratio]:
+    """Of all that was measured."""
+
+    def ratio(title: str, connections: str, over: Sequence[float], under: Sequence[float], aim: str) -> Ratio:
+        return Ratio(title, connections, tuple(a / b for a, b in zip(over, under, strict=True)), aim)
+
     for title, over, under, connections, aim in RATIOS:
         for n in connections:
             if (over, n) in rates and (under, n) in rates:
-                print(ratio(title, str(n), rates[over, n], rates[under, n], aim))
+                yield ratio(title, str(n), rates[over, n], rates[under, n], aim)
     for kind in CACHE:
         singles = rates[f"the same {BATCH} one by one, {kind}", 8]
         for how in ("POST blocks", "POST sample"):
             batch = rates[f"{BATCH} crops in one {how}, {kind}", 1]
-            print(ratio(f"{BATCH} crops in one {how}, {kind}, to one by one", "1 : 8", batch, singles, "≥ 1.5"))
-    sys.stdout.flush()
+            yield ratio(f"{BATCH} crops in one {how}, {kind}, to one by one", "1 : 8", batch, singles, "≥ 1.5")
 
 
-def ratio(title: str, connections: str, over: Sequence[float], under: Sequence[float], aim: str) -> str:
-    each = [a / b for a, b in zip(over, under, strict=True)]
-    return f"| {title} | {connections} | {statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f}) | {aim} |"
+def summary(found: dict[str, list[Ratio]]) -> None:
+    """All cases side by side: medians."""
+    rows = list(dict.fromkeys((one.title, one.connections, one.aim) for ratios in found.values() for one in ratios))
+    print(f"\n### All of it\n\n| ratio (medians) | connections | {' | '.join(found)} | aim |\n|{'---|' * (len(found) + 3)}")
+    for title, connections, aim in rows:
+        known = [next((r for r in ratios if (r.title, r.connections) == (title, connections)), None) for ratios in found.values()]
+        print(f"| {title} | {connections} | {' | '.join(f'{r.median:.2f}' if r else '' for r in known)} | {aim} |")
 
 
 def main() -> int:
@@ -262,10 +296,12 @@ def main() -> int:
     if peers.python_of_tiled() is None:
         print(f"tiled is left out: make bench-blocks installs it, or {peers.TILED} names a Python that has it.")
     began = time.monotonic()
+    found: dict[str, list[Ratio]] = {}
     for case in CASES:
         if arguments.only is None or arguments.only in case.name:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-                measure(case, arguments, Path(folder), stack)
+                found[case.name] = measure(case, arguments, Path(folder), stack)
+    summary(found)
     print(f"\nAll of it took {time.monotonic() - began:.0f} s.")
     return 0
 
