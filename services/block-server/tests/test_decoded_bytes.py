@@ -46,12 +46,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the file root `scope`."""
-    return tmp_path_factory.mktemp("scope")
-
-
-@pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[House]:
     """A server with 32 MiB in flight and a file root."""
     settings: dict[str, Any] = {"blocks_in_flight_bytes": 32 * MIB, "file_roots": {"scope": files}}

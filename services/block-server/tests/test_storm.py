@@ -133,18 +133,18 @@ class Line:
         one.setblocking(False)
         self._reader, self._writer = await asyncio.open_connection(sock=one, limit=32768)
 
-    async def ask(self, path: str) -> tuple[int, int]:
-        """The status of the answer, and how long its body is."""
+    async def ask(self, path: str) -> tuple[int, int, float]:
+        """The status of the answer, how long its body is, and after how many seconds it may be asked again."""
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
         status, said = int(head.split(" ")[1]), dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
         self._storm.answered(self._kind, status, said.get("retry-after"), path)
-        return status, int(said["content-length"])
+        return status, int(said["content-length"]), float(said.get("retry-after", 0))
 
     async def small(self) -> int:
         """A small block over this very connection; what was answered."""
         path, where = block(self._storm.made, self._rng, 8)
-        status, size = await self.ask(path)
+        status, size, _ = await self.ask(path)
         body = await self._reader.readexactly(size)
         if status == 200 and body != bytes_of(self._storm.made, where):
             self._storm.wrong.append(path)
@@ -159,12 +159,12 @@ class Line:
     async def slow(self, *, takes_any: bool) -> None:
         """The whole volume, which is more than sockets hold: a little at a time, or nothing after the first bytes; and again."""
         while self._storm.goes_on:
-            status, size = await self.ask(self._storm.whole)
+            status, size, patience = await self.ask(self._storm.whole)
             if status == 200:
                 await self._takes(takes_any=takes_any)
             else:
                 await self._reader.readexactly(size)
-                await asyncio.sleep(1)  # as Retry-After says
+                await asyncio.sleep(patience)  # as the server says
             self.close()
             await self.open()
         self.close()
