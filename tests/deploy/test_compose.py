@@ -179,6 +179,7 @@ def test_the_catalog_of_the_containers_takes_writes_from_who_has_the_token(monke
 
 def test_a_converter_reads_the_thresholds_that_are_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = settings("converter", monkeypatch)
+    assert made.quality_policy == ROOT / "deploy" / "quality-policy.yaml"
     assert read_policy(made.quality_policy).name
 
 

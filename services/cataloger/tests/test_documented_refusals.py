@@ -56,6 +56,10 @@ async def test_every_refusal_that_comes_is_documented_as_a_problem(sqlite) -> No
                     said = operation["responses"][str(answer.status_code)]["content"]
                     assert answer.headers["content-type"] in said, (method, template)
         assert (await client.get(f"/v1/volumes/{JOB}")).status_code == 200
+        stub = {"source": "idr", "source_id": "77"}
+        entered = [(await client.post("/v1/volumes", json=stub)).status_code for _ in range(2)]
+        assert entered == [201, 409]
+        assert "409" in document["paths"]["/v1/volumes"]["post"]["responses"]
     assert seen >= {400, 404}
 
 

@@ -15,5 +15,3 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_volumes_image", "volumes")
     op.drop_column("volumes", "image")
-    # Rows keep what is derived, but for this column: once it is there again, it has to be derived again.
-    op.execute("UPDATE volumes SET derivation = 2 WHERE derivation > 2")

@@ -18,4 +18,5 @@ def downgrade() -> None:
     for name in ("held", "verdict"):
         op.drop_index(f"ix_volumes_{name}", "volumes")
         op.drop_column("volumes", name)
+    # Rows keep what is derived, but for columns that are gone: once they are there again, they have to be derived again.
     op.execute("UPDATE volumes SET derivation = 3 WHERE derivation > 3")
