@@ -50,7 +50,7 @@ def test_a_request_becomes_a_volume_whose_every_voxel_is_the_archives(five: Runn
     status = client.wait(client.ingest(exhibit.request).job)
     assert status.state == JobState.COMPLETE, status.error
     (name,) = client.volumes_of(status.job)
-    record = client.record(name)["metadata"]
+    record = five.record(name)["metadata"]
     volume = client.volume(name)
     origin = tuple(record["core"]["source_origin"])
     expected = exhibit.voxels[Box.at(origin, volume.shape).slices()]
@@ -156,7 +156,7 @@ def test_a_killed_fetcher_fetches_no_stored_byte_again(modest: RunningStack, slo
     missing = sum(plan.unit_bytes(unit) for unit in plan.units() if unit.id not in kept)
     assert 0 < len(kept) < len(list(plan.units()))
     assert sum(archive.server.sent.values()) - before <= missing
-    origin = client.record(job)["metadata"]["core"]["source_origin"]
+    origin = modest.record(job)["metadata"]["core"]["source_origin"]
     volume = client.volume(job)
     expected = archive.voxels[Box.at(tuple(origin), volume.shape).slices()]
     for z in range(0, volume.shape[0], 8):

@@ -67,7 +67,7 @@ def test_a_sample_comes_back_as_it_went_in_or_is_refused_by_name(stack: RunningS
     over_http = np.asarray(zarr.open_array(f"{root}/0", mode="r")[...])
     assert over_http.shape == shape
     assert _sha256(over_http) == digest
-    record = client.record(volume)["metadata"]
+    record = stack.record(volume)["metadata"]
     assert record["technical"]["sha256"] == digest
     assert record["core"]["voxel_size_nm"] == pytest.approx(VOXEL_NM.get(sample["path"], (None, None, None)))
     said = record["provenance"]["voxel_size"]["said_by"]

@@ -114,7 +114,7 @@ def test_the_archive_itself_becomes_a_volume(name: str, request: pytest.FixtureR
     status = client.wait(client.ingest(live.request).job)
     assert status.state == JobState.COMPLETE, status.error
     (ref,) = client.volumes_of(status.job)
-    volume, record = client.volume(ref), client.record(ref)
+    volume, record = client.volume(ref), stack.record(ref)
     core = record["metadata"]["core"]
     assert (volume.shape, str(volume.dtype)) == (live.shape, live.dtype)
     assert core["voxel_size_nm"] == pytest.approx(live.nm, rel=1e-3)
