@@ -106,7 +106,7 @@ class AsyncClient:
         return self._bus.watch(job)
 
     async def wait(self, job: str) -> JobStatus:
-        """The state in which a job ended: complete, failed or cancelled. Its blocks are there; the catalog follows in a moment."""
+        """The state in which a job ended: complete, failed or cancelled. Its blocks are there at once, the catalog follows."""
         last: JobStatus | None = None
         async for state in self.watch(job):
             last = state if isinstance(state, JobStatus) else last

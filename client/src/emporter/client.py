@@ -133,7 +133,7 @@ class Client:
             yield state
 
     def wait(self, job: str) -> JobStatus:
-        """The state in which a job ended: complete, failed or cancelled. Its blocks are there; the catalog follows in a moment."""
+        """The state in which a job ended: complete, failed or cancelled. Its blocks are there at once, the catalog follows."""
         return self._thread.run(self._async.wait(job))
 
     def cancel(self, job: str) -> Accepted:
