@@ -91,6 +91,11 @@ def zarr_root(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}.ome.zarr/"
 
 
+def revision_folder(volume: str, revision: int) -> str:
+    """Folder in VOLUMES, with its slash, of what one revision says of its arrays."""
+    return f"{volume}/r{revision}/"
+
+
 def record(volume: str, revision: int) -> str:
     return f"{volume}/r{revision}/record.json"
 
@@ -109,8 +114,13 @@ def digests(volume: str, revision: int) -> str:
 
 
 def occupancy(volume: str, revision: int) -> str:
-    """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): of each level-0 chunk, how many voxels are not 0."""
+    """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): of each level-0 chunk, how many voxels are foreground."""
     return f"{volume}/r{revision}/occupancy.zarr/"
+
+
+def census(volume: str, revision: int, n: int) -> str:
+    """What task `n` of level 0 counted of its voxels, in VOLUMES: an archive of numpy arrays (npz), create-only."""
+    return f"{volume}/r{revision}/census/{n}.npz"
 
 
 def slices(volume: str, revision: int) -> str:

@@ -142,7 +142,7 @@ class Collector:
         await self._forget_ledger(run)
         for volume in volumes:
             await self._delete_below(storage.VOLUMES, storage.zarr_root(volume, run.revision))
-            await self._delete_below(storage.VOLUMES, f"{volume}/r{run.revision}/")
+            await self._delete_below(storage.VOLUMES, storage.revision_folder(volume, run.revision))
         return True
 
     async def _forget_ledger(self, run: _Run) -> None:

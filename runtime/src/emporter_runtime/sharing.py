@@ -70,7 +70,7 @@ async def leavings(objects: Objects, volume: str, revision: int) -> Leavings:
 
 def folders_of(volume: str, revision: int) -> tuple[str, str]:
     """The folders of one revision in VOLUMES, each with its slash."""
-    return storage.zarr_root(volume, revision), f"{volume}/r{revision}/"
+    return storage.zarr_root(volume, revision), storage.revision_folder(volume, revision)
 
 
 async def _is_shown(objects: Objects, volume: str, revision: int) -> bool:

@@ -19,7 +19,7 @@ from emporter_runtime.testing import file_store
 VOLUME = "url-brain"
 BESIDE = (
     "r1.ome.zarr/zarr.json", "r1.ome.zarr/1/zarr.json", "r1/record.json", "r1/provenance.json", "r1/slices.json",
-    "r1/occupancy.zarr/zarr.json", "r1/occupancy.zarr/c/0/0/0",
+    "r1/occupancy.zarr/zarr.json", "r1/occupancy.zarr/c/0/0/0", "r1/census/0.npz",
 )  # fmt: skip
 
 
@@ -55,7 +55,10 @@ def test_every_object_of_a_revision_is_named_by_its_digests_or_its_commit(object
     converted(objects)
     said = json.loads(objects.get_sync(storage.VOLUMES, storage.digests(VOLUME, 1)))
     named = {f"{VOLUME}/r1.ome.zarr/{key}" for part in ("arrays", "shards") for key in said[part]}
-    named |= {f"{VOLUME}/r1/{key}" for key in said["occupancy"]} | {storage.digests(VOLUME, 1), storage.commit(VOLUME, 1)}
+    named |= {f"{VOLUME}/r1/{key}" for part in ("occupancy", "census") for key in said[part]} | {
+        storage.digests(VOLUME, 1),
+        storage.commit(VOLUME, 1),
+    }
     named |= set(json.loads(objects.get_sync(storage.VOLUMES, storage.commit(VOLUME, 1)))["documents"])
     assert named == set(objects.sizes_sync(storage.VOLUMES, ""))
 

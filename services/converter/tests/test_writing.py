@@ -40,7 +40,9 @@ def written_alone(objects: Objects, run: Run, plan: VolumePlan, level: int, n: i
 
 
 def stored(objects: Objects) -> dict[str, bytes]:
-    return {key: objects.get_sync(storage.VOLUMES, key) for key in objects.sizes_sync(storage.VOLUMES, "")}
+    """All below the volume's OME-Zarr folder."""
+    keys = objects.sizes_sync(storage.VOLUMES, storage.zarr_root("url-brain", 1))
+    return {key: objects.get_sync(storage.VOLUMES, key) for key in keys}
 
 
 def test_a_level_written_alone_is_the_same_bytes_as_in_one_pass_with_the_level_below(tmp_path: Path) -> None:
@@ -59,9 +61,11 @@ def test_a_level_written_alone_is_the_same_bytes_as_in_one_pass_with_the_level_b
 def test_a_task_says_the_shards_of_every_level_it_made(objects: Objects) -> None:
     run = a_run(tissue((100, 131, 97)), output=OUTPUT)
     plan = run.plan().volumes[0]
-    shards = write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, lambda: run.reader, never)
-    assert {int(s.key.split("/")[0]) for s in shards} == set(range(fused_until(plan, 0) + 1))
-    assert {key.removeprefix("url-brain/r1.ome.zarr/") for key in stored(objects)} == {s.key for s in shards}
+    written = write_task(objects, plan, 1, 0, 0, 0, lambda: run.reader, never)
+    assert set(written) == set(range(fused_until(plan, 0) + 1))
+    assert all(shard.key.startswith(f"{k}/c/") for k, shards in written.items() for shard in shards)
+    keys = {shard.key for shards in written.values() for shard in shards}
+    assert {key.removeprefix("url-brain/r1.ome.zarr/") for key in stored(objects)} == keys
 
 
 def test_a_task_writes_the_shards_of_its_box_and_no_other(objects: Objects) -> None:
@@ -113,7 +117,7 @@ def test_a_stopped_task_stops_between_shards(objects: Objects) -> None:
 
     before = threading.active_count()
     with pytest.raises(StoppedError):
-        write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, lambda: run.reader, stop)
+        write_task(objects, plan, 1, 0, 0, 0, lambda: run.reader, stop)
     assert len(stored(objects)) < 6
     assert threading.active_count() <= before
 
@@ -129,7 +133,7 @@ def test_an_unreadable_source_is_the_error_of_the_task(objects: Objects) -> None
     run = a_run(tissue((64, 64, 64)), output=OUTPUT)
     plan = run.plan().volumes[0]
     with pytest.raises(CorruptObjectError, match=r"brain\.tif"):
-        write_task(objects, run.fetch, run.manifest, plan, 1, 0, 0, Torn, never)
+        write_task(objects, plan, 1, 0, 0, 0, Torn, never)
 
 
 def test_a_level_below_that_lost_a_shard_is_an_error_and_not_zeros(objects: Objects) -> None:

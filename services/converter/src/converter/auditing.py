@@ -140,7 +140,8 @@ def _shards(objects: Objects, revision: Audited) -> str:
 def _digest(objects: Objects, revision: Audited) -> str:
     """Metadata, record and all that lies beside the shards are what was committed, and the digest is the commit's."""
     said, volume, number = revision.digests, revision.plan.volume, revision.commit.arrays_of
-    folders = {"arrays": storage.zarr_root(volume, number), "occupancy": storage.digests(volume, number).rpartition("/")[0] + "/"}
+    beside = storage.revision_folder(volume, number)
+    folders = {"arrays": storage.zarr_root(volume, number), "occupancy": beside, "census": beside}
     sums = {folder + key: held.sha256 for part, folder in folders.items() for key, held in sums_said(said, part).items()}
     differing = []
     for key, sha256 in (sums | revision.commit.documents).items():

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from converter.census import empty_of
 from converter.digesting import Sums, sum_of, sums_said, volume_digest
 from converter.gates import judged
+from converter.gathering import gather
 from converter.memory import working_memory
 from converter.ngff import array_documents, create_arrays, document, group_document
 from converter.quality_policy import QualityPolicy
@@ -25,7 +27,6 @@ from emporter_contracts.commands import IngestRequest
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
-from emporter_readers.filling import background
 from emporter_readers.protocol import Reader
 from emporter_runtime.errors import ConflictError
 from emporter_runtime.objects import Objects, json_bytes
@@ -67,11 +68,11 @@ def finish_volume(
     create_arrays(objects, plan, revision)
     memory = working_memory(conversion_plan.memory_bytes)
     planned = next(v for v in fetch_plan.volumes if v.volume == volume)
-    empty = background(planned.fill_value, planned.role)
-    seen = look_through(objects, plan, revision, entered, empty, memory, stop)
+    seen = look_through(objects, plan, revision, entered, memory, stop)
+    counted = gather(objects, plan, revision, empty_of(fetch_plan, volume), stop)
     quality = _read_back(objects, plan, revision, request, reader_of(), seen.sha256, stop)
     stop()
-    record = metadata_record(fetch_plan, manifest, plan, seen, quality, entered, datetime.now(UTC))
+    record = metadata_record(fetch_plan, manifest, plan, seen, counted, quality, entered, datetime.now(UTC))
     metadata = record.metadata.model_copy(update={"quality": judged(record, seen.slices, policy)})
     record = under_rules(record.model_copy(update={"metadata": metadata}), request, rules, purpose)
     documents = {
@@ -82,9 +83,9 @@ def finish_volume(
     kept = {key: _kept(objects, key, data) for key, data in documents.items()}
     record = _recorded(kept[storage.record(volume, revision)], seen)
     _hold(objects, record, purpose)
-    group = group_document(plan, planned, record.metadata.technical.statistics or seen.statistics)
-    digest = volume_digest(entered, arrays, seen.occupancy)
-    digests = document(digests_document(digest, seen, entered, arrays, seen.occupancy))
+    group = group_document(plan, planned, record.metadata.technical.statistics or counted.statistics)
+    digest = volume_digest(entered, arrays, counted.occupancy)
+    digests = document(digests_document(digest, seen, counted, entered, arrays))
     objects.create_same_sync(storage.VOLUMES, storage.digests(volume, revision), digests)
     root = storage.zarr_root(volume, revision) + "zarr.json"
     kept[root] = _kept(objects, root, group)

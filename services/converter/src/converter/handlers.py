@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from converter.census import empty_of
 from converter.finishing import finish_volume
 from converter.ngff import create_arrays
 from converter.overlapping import once_there, with_readiness
@@ -144,11 +145,11 @@ def _register_tasks(rooms: Rooms) -> None:
             volume = (await rooms.conversion(command)).volume(command.volume)
             shards = await work.large(_write, rooms, plan, manifest, volume, command, work)
             # This task's own level last: until it is entered, a redelivery does all of it again.
-            for level, written in sorted(_by_level(shards).items(), reverse=True):
-                entry = ConvertDone.of(command, volume=command.volume, level=level, n=command.n, shards=tuple(written))
+            for level, written in sorted(shards.items(), reverse=True):
+                entry = ConvertDone.of(command, volume=command.volume, level=level, n=command.n, shards=written)
                 at = subjects.convert_done(command.job, command.revision, command.volume, level, command.n)
                 await rooms.ledger.enter(at, entry)
-            SHARDS.inc(len(shards))
+            SHARDS.inc(sum(map(len, shards.values())))
 
 
 def _register_finish(rooms: Rooms) -> None:
@@ -217,24 +218,15 @@ def _plan(rooms: Rooms, plan: FetchPlan, manifest: Manifest | None, request: Ing
 
 def _write(
     rooms: Rooms, plan: FetchPlan, manifest: Manifest | None, volume: VolumePlan, command: ConvertTask, work: Work
-) -> tuple[ShardWritten, ...]:
+) -> dict[int, tuple[ShardWritten, ...]]:
     rooms.lay_out(volume, command.revision)
     return write_task(
         rooms.objects,
-        plan,
-        manifest,
         volume,
         command.revision,
         command.level,
         command.n,
+        empty_of(plan, command.volume),
         lambda: rooms.reader(plan, manifest, command.volume),
         work.check,
     )
-
-
-def _by_level(shards: tuple[ShardWritten, ...]) -> dict[int, list[ShardWritten]]:
-    """Shards of one pass by their level: a fused pass makes task n of several levels."""
-    levels: dict[int, list[ShardWritten]] = {}
-    for shard in shards:
-        levels.setdefault(int(shard.key.split("/", 1)[0]), []).append(shard)
-    return levels

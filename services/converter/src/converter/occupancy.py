@@ -1,11 +1,12 @@
 """Where in a volume there is anything: of every chunk of level 0, how many voxels are foreground.
 
-Samplers of training blocks ask it, and would otherwise have to read the volume. It is counted in the ordered pass that hashes the
-voxels, a layer of chunks at a time, so the memory it takes is that of one piece of the index, not of the volume.
+Samplers of training blocks ask it, and would otherwise have to read the volume. Tasks count it (census.py), each for its own box;
+who finishes the volume puts it together a layer of chunks at a time, so the memory it takes is that of one piece of the index.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,68 +31,47 @@ EDGE = 1024
 """Counts along y and x of an object, of a volume whose layer of chunks has more than PIECE."""
 
 
+def per_chunk(voxels: NDArray[Any], chunk: Shape3, empty: Fill) -> NDArray[np.uint32]:
+    """Of every chunk of a box that begins where a chunk does, how many voxels are not `empty`; axes z, y, x."""
+    layers = [_flat(voxels[z : z + chunk[0]], empty) for z in range(0, len(voxels), chunk[0])]
+    return np.stack([_summed(_summed(flat, 0, chunk[1]), 1, chunk[2]) for flat in layers])
+
+
 class OccupancyIndex:
-    """Takes the voxels of level 0 in C order, box after box, and stores the counts as soon as an object of them is full. Counted
-    is what is not `empty`.
-    """
+    """Stores the counts of a volume, one row of its objects after another. Counted is what is not `empty`."""
 
     def __init__(self, objects: Objects, plan: VolumePlan, revision: int, empty: Fill) -> None:
         self._objects = objects
         self._background = empty
         self._root = storage.occupancy(plan.volume, revision)
         self._level = plan.levels[0]
-        grid = grid_shape(self._level.shape, self._level.chunk)
-        self._index = _index_plan(grid)
+        self._index = _index_plan(grid_shape(self._level.shape, self._level.chunk))
         self._codec = ShardCodec(self._index, COUNT, "zstd")
-        self._first = 0
-        self._rows = self._empty()
         self.stored: dict[str, Sum] = {}
         """What was stored, by key below the folder of the revision."""
 
-    def add(self, box: Box, voxels: NDArray[Any]) -> None:
-        """Count the voxels of `box`; none of them may come before those of the box that came last."""
-        cut = self._level.chunk[0]
-        z = box.start[0]
-        while z < box.stop[0]:
-            end = min(box.stop[0], (z // cut + 1) * cut)
-            self._add(z // cut, box, _flat(voxels[z - box.start[0] : end - box.start[0]], self._background))
-            z = end
+    def rows(self) -> Iterator[Box]:
+        """What is stored together, in chunks from the volume's first: layers of the whole volume, in order."""
+        return Box.whole(self._index.shape).tiles((self._index.shard[0], *self._index.shape[1:]))
 
-    def _add(self, layer: int, box: Box, flat: NDArray[Any]) -> None:
-        """Add to one layer of chunks: `flat` says of each y, x of the box how many voxels along z are foreground."""
-        if layer >= self._first + self._codec.level.shard[0]:
-            self._store()
-            self._first = layer
-        _, rows, columns = (a // c for a, c in zip(box.start, self._level.chunk, strict=True))
-        found = _summed(_summed(flat, 0, box.start[1], self._level.chunk[1]), 1, box.start[2], self._level.chunk[2])
-        self._rows[layer - self._first, rows : rows + found.shape[0], columns : columns + found.shape[1]] += found
+    def store(self, rows: Box, counts: NDArray[np.uint32]) -> None:
+        """Store the counts of one of `rows`."""
+        for index in self._codec.indices(rows):
+            box = self._codec.box(index).moved((-rows.start[0], 0, 0))
+            # The same counts whoever finishes: what a finisher that comes late writes changes nothing.
+            self._put(_key(index), self._codec.encode(index, np.ascontiguousarray(counts[box.slices()])))
 
     def close(self) -> None:
-        """Store what is left, and the metadata, by which readers know that the index is there."""
-        self._store()
+        """Store the metadata, by which readers know that the index is there."""
         metadata = array_metadata(self._index, COUNT, "zstd")
         level = self._level
         said = {"chunk_shape": list(level.chunk), "volume_shape": list(level.shape), "fill_value": self._background}
-        data = document({**metadata, "attributes": said})
-        self._put("zarr.json", data)
-
-    def _store(self) -> None:
-        layers = min(len(self._rows), self._index.shape[0] - self._first)
-        whole = Box.at((self._first, 0, 0), (layers, *self._index.shape[1:]))
-        for index in self._codec.indices(whole):
-            box = self._codec.box(index)
-            counts = self._rows[box.moved((-self._first, 0, 0)).slices()]
-            # The same counts whoever finishes: what a finisher that comes late writes changes nothing.
-            self._put(_key(index), self._codec.encode(index, np.ascontiguousarray(counts)))
-        self._rows = self._empty()
+        self._put("zarr.json", document({**metadata, "attributes": said}))
 
     def _put(self, key: str, data: bytes) -> None:
         self._objects.put_sync(storage.VOLUMES, self._root + key, data)
         folder = self._root.rstrip("/").rpartition("/")[2]
         self.stored[f"{folder}/{key}"] = sum_of(data)
-
-    def _empty(self) -> NDArray[np.uint32]:
-        return np.zeros((self._index.shard[0], *self._index.shape[1:]), np.uint32)
 
 
 def _index_plan(grid: Shape3) -> LevelPlan:
@@ -115,10 +95,9 @@ def _flat(voxels: NDArray[Any], empty: Fill) -> NDArray[Any]:
     return flat
 
 
-def _summed(values: NDArray[Any], axis: int, start: int, cell: int) -> NDArray[np.uint32]:
-    """Sums over cells along one axis, the first of which may have begun before `start`."""
-    first = -(start % cell)
-    edges = np.maximum(np.arange(first, values.shape[axis], cell), 0)
+def _summed(values: NDArray[Any], axis: int, cell: int) -> NDArray[np.uint32]:
+    """Sums over cells along one axis."""
+    edges = np.arange(0, values.shape[axis], cell)
     sums: NDArray[np.uint32] = np.add.reduceat(values, edges, axis=axis, dtype=np.uint32)
     return sums
 

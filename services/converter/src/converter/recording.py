@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from converter.digesting import Sums
+from converter.gathering import Counted
 from converter.shards import ZSTD_LEVEL
 from converter.verifying import VERIFIED_BY, Seen
 from emporter_contracts import storage
@@ -34,14 +35,15 @@ COMPRESSION = {"zstd": f"zstd-{ZSTD_LEVEL}", "blosc": f"blosc-zstd-{ZSTD_LEVEL}-
 
 
 def digests_document(
-    digest: str, seen: Seen, entered: Mapping[str, ShardWritten], arrays: Sums, occupancy: Sums
+    digest: str, seen: Seen, counted: Counted, entered: Mapping[str, ShardWritten], arrays: Sums
 ) -> dict[str, Any]:
     """`digests.json`: checksums by which anyone can tell later whether the volume is still what was committed."""
     return {
         "digest": digest,
         "voxels": {"sha256": seen.sha256, "bytes": exact(seen.bytes), "order": "C", "byte_order": "little"},
         "arrays": {key: held._asdict() for key, held in sorted(arrays.items())},
-        "occupancy": {key: held._asdict() for key, held in sorted(occupancy.items())},
+        "occupancy": {key: held._asdict() for key, held in sorted(counted.occupancy.items())},
+        "census": {key: held._asdict() for key, held in sorted(counted.censuses.items())},
         "shards": {key: {"bytes": s.bytes, "crc32c": s.crc32c} for key, s in sorted(entered.items())},
     }
 
@@ -67,6 +69,7 @@ def metadata_record(
     manifest: Manifest,
     plan: VolumePlan,
     seen: Seen,
+    counted: Counted,
     quality: Quality,
     entered: Mapping[str, ShardWritten],
     now: datetime,
@@ -85,7 +88,7 @@ def metadata_record(
         metadata=Metadata(
             core=_core(fetch, volume),
             acquisition=volume.acquisition,
-            technical=_technical(volume, plan, seen, entered),
+            technical=_technical(volume, plan, seen, counted, entered),
             provenance=_provenance(fetch, manifest, volume),
             quality=quality,
         ),
@@ -124,7 +127,9 @@ def _core(fetch: FetchPlan, volume: PlannedVolume) -> Core:
     )
 
 
-def _technical(volume: PlannedVolume, plan: VolumePlan, seen: Seen, entered: Mapping[str, ShardWritten]) -> Technical:
+def _technical(
+    volume: PlannedVolume, plan: VolumePlan, seen: Seen, counted: Counted, entered: Mapping[str, ShardWritten]
+) -> Technical:
     levels = tuple(
         LevelRecord(shape=k.shape, chunk=k.chunk, shard=k.shard, scale=k.scale, translation=k.translation) for k in plan.levels
     )
@@ -137,7 +142,7 @@ def _technical(volume: PlannedVolume, plan: VolumePlan, seen: Seen, entered: Map
         shard=plan.levels[0].shard,
         levels=levels,
         fill_value=volume.fill_value,
-        statistics=seen.statistics,
+        statistics=counted.statistics,
     )
 
 

@@ -1,4 +1,4 @@
-"""Facts about every slice z of level 0, gathered in the ordered pass that hashes and counts its voxels: nothing is read anew.
+"""Facts about every slice z of level 0, gathered in the ordered pass that hashes its voxels: nothing is read anew.
 
 A slice is compared with the three before it on a *probe*: its central window, binned, less its mean and over its deviation, so
 that brightness and contrast drop out; clipped voxels, which show no tissue, are left out. What is kept of a slice is a few

@@ -1,4 +1,4 @@
-"""Statistics of a volume's voxels, gathered slab by slab in bounded memory and merged exactly.
+"""Statistics of a volume's voxels, gathered piece by piece in bounded memory and merged exactly, in whatever order.
 
 Voxels of 8 and 16 bits are counted by value, so everything about them is exact. Wider ones are counted in bins of the leading 20
 bits of their float64 (sign, exponent, 8 bits of mantissa): minimum, maximum and shares are exact, mean and deviation are summed
@@ -8,6 +8,7 @@ in float64, percentiles are right to 0.4 %, which is also how fine the histogram
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,13 +26,25 @@ KEY_BITS = 20
 """Leading bits of a float64 that wide voxels are counted by: 2^20 bins are 8 MiB."""
 
 Voxels = NDArray[Any]
+Tally = Mapping[str, NDArray[Any]]
+"""All that a counter has counted, by name, as arrays."""
 
 
 class Counter(Protocol):
     """Gathers voxels of one dtype."""
 
+    @property
+    def n(self) -> int:
+        """Voxels counted."""
+
     def add(self, voxels: Voxels) -> None:
-        """Count a flat block."""
+        """Count an array of any shape."""
+
+    def take(self, tally: Tally) -> None:
+        """Add what another counter of this dtype has counted. Raises KeyError, ValueError where `tally` is none."""
+
+    def tally(self) -> Tally:
+        """For `take`: the same whatever the order in which the same arrays were added."""
 
     def statistics(self, *, window: bool) -> Statistics:
         """Of all that was counted; `window` only for images."""
@@ -51,26 +64,43 @@ class ValueCounter:
         self._dtype = dtype
         self._counts = np.zeros(2**16, np.int64)
         self._alone = 0
+        self._taken = np.zeros(2 ** (8 * dtype.itemsize), np.int64)
+
+    @property
+    def n(self) -> int:
+        return int(self._by_bits().sum())
 
     def add(self, voxels: Voxels) -> None:
         # Two 8-bit neighbours are counted as one 16-bit number and told apart at the end: half the work.
-        flat = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)
-        for start in range(0, flat.size // 2 * 2, 2 * BLOCK):
-            block = flat[start : start + 2 * BLOCK]
-            self._counts += np.bincount(block[: block.size // 2 * 2].view("<u2"), minlength=2**16)
-        if flat.size % 2:
-            # A voxel without a neighbour is a pair with 0, and the 0 is taken back in `_by_value`.
-            self._counts[int(flat[-1])] += 1
-            self._alone += 1
+        for block in _blocks(voxels, 2 * BLOCK // self._dtype.itemsize):
+            flat = block.view(np.uint8)
+            self._counts += np.bincount(flat[: flat.size // 2 * 2].view("<u2"), minlength=2**16)
+            if flat.size % 2:
+                # A voxel without a neighbour is a pair with 0, and the 0 is taken back in `_by_bits`.
+                self._counts[int(flat[-1])] += 1
+                self._alone += 1
+
+    def take(self, tally: Tally) -> None:
+        counts = tally["counts"]
+        if counts.shape != self._taken.shape:
+            raise ValueError(f"counts of {counts.size} values, not of {self._taken.size}")
+        self._taken += counts
+
+    def tally(self) -> Tally:
+        return {"counts": self._by_bits()}
+
+    def _by_bits(self) -> NDArray[np.int64]:
+        """How often each value occurs, in the order of their bits: of signed ones the negative come last."""
+        if self._dtype.itemsize == 1:
+            pairs = self._counts.reshape(256, 256)
+            counts: NDArray[np.int64] = pairs.sum(axis=0) + pairs.sum(axis=1)
+            counts[0] -= self._alone
+            return counts + self._taken
+        return self._counts + self._taken
 
     def _by_value(self) -> tuple[list[int], list[int]]:
         """Values that occur, ascending, and how often."""
-        if self._dtype.itemsize == 1:
-            pairs = self._counts.reshape(256, 256)
-            counts = pairs.sum(axis=0) + pairs.sum(axis=1)
-            counts[0] -= self._alone
-        else:
-            counts = self._counts
+        counts = self._by_bits()
         half = len(counts) // 2
         if self._dtype.kind == "i":
             counts = np.roll(counts, half)
@@ -127,15 +157,43 @@ class WideCounter:
         self._dtype = dtype
         self._counts = np.zeros(2**KEY_BITS, np.int64)
         self._n = self._zeros = self._saturated = self._nans = 0
-        self._known = 0
-        self._mean = self._squares = 0.0
+        self._moments: list[tuple[float, float, int]] = []
         self._low: Any = None
         self._high: Any = None
 
+    @property
+    def n(self) -> int:
+        return self._n
+
     def add(self, voxels: Voxels) -> None:
-        flat = np.ascontiguousarray(voxels).reshape(-1)
-        for start in range(0, flat.size, BLOCK):
-            self._block(flat[start : start + BLOCK])
+        for block in _blocks(voxels, BLOCK):
+            self._block(block)
+
+    def take(self, tally: Tally) -> None:
+        keys, counts = tally["keys"], tally["bins"]
+        if keys.size and not 0 <= int(keys.min()) <= int(keys.max()) < self._counts.size:
+            raise ValueError(f"bins up to {keys.max()}, not {self._counts.size}")
+        self._counts[keys] += counts
+        n, zeros, saturated, nans, known = (int(v) for v in tally["numbers"])
+        self._n += n
+        self._zeros += zeros
+        self._saturated += saturated
+        self._nans += nans
+        if known:
+            mean, squares = (float(v) for v in tally["moments"])
+            self._moments.append((mean, squares, known))
+            self._widen(*tally["ends"].astype(self._dtype, casting="equiv"))
+
+    def tally(self) -> Tally:
+        keys = np.flatnonzero(self._counts)
+        mean, squares, known = _together(self._moments)
+        return {
+            "keys": keys.astype(np.int32),
+            "bins": self._counts[keys],
+            "numbers": np.array([self._n, self._zeros, self._saturated, self._nans, known], np.int64),
+            "moments": np.array([mean, squares], np.float64),
+            "ends": np.array([self._low, self._high] if known else [], self._dtype),
+        }
 
     def _block(self, block: Voxels) -> None:
         self._n += block.size
@@ -148,23 +206,17 @@ class WideCounter:
             self._saturated += int((block == info.max).sum()) + (int((block == info.min).sum()) if info.min else 0)
         if block.size == 0:
             return
-        low, high = block.min().item(), block.max().item()
-        self._low = low if self._low is None else min(self._low, low)
-        self._high = high if self._high is None else max(self._high, high)
+        self._widen(block.min(), block.max())
         numbers = block.astype(np.float64)
-        self._merge(numbers)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = float(numbers.mean())
+            self._moments.append((mean, float(np.square(numbers - mean).sum()), numbers.size))
         numbers += 0.0  # -0.0 becomes 0.0
         self._counts += np.bincount(_key(numbers), minlength=2**KEY_BITS)
 
-    def _merge(self, numbers: NDArray[np.float64]) -> None:
-        """Mean and squared deviation of two parts together (Chan, Golub & LeVeque 1979)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = float(numbers.mean())
-            squares = float(np.square(numbers - mean).sum())
-            n, delta = self._known + numbers.size, mean - self._mean
-            self._mean += delta * numbers.size / n
-            self._squares += squares + delta * delta * self._known * numbers.size / n
-            self._known = n
+    def _widen(self, low: Any, high: Any) -> None:
+        self._low = low.item() if self._low is None else min(self._low, low.item())
+        self._high = high.item() if self._high is None else max(self._high, high.item())
 
     def statistics(self, *, window: bool) -> Statistics:
         if self._n == 0:
@@ -172,14 +224,15 @@ class WideCounter:
         shares = Statistics(
             zero_share=self._zeros / self._n, saturated_share=self._saturated / self._n, nan_share=self._nans / self._n
         )
-        if self._known == 0:
+        mean, squares, known = _together(self._moments)
+        if known == 0:
             return shares
         edges, histogram = self._bins()
         found = Statistics(
             minimum=_number(self._low),
             maximum=_number(self._high),
-            mean=finite(self._mean),
-            std=finite(math.sqrt(self._squares / self._known)),
+            mean=finite(mean),
+            std=finite(math.sqrt(squares / known)),
             edges=edges,
             histogram=histogram,
             window=self._window() if window else None,
@@ -209,6 +262,30 @@ class WideCounter:
         if low >= high:
             low, high = float(self._low), float(self._high)
         return (low, high) if low < high else (low, low + 1.0)
+
+
+def _blocks(voxels: Voxels, size: int) -> Iterator[Voxels]:
+    """Flat pieces of about `size` voxels, copied only where they do not lie side by side."""
+    if voxels.flags.c_contiguous:
+        flat = voxels.reshape(-1)
+        for start in range(0, flat.size, size):
+            yield flat[start : start + size]
+        return
+    depth = max(1, size // voxels[0].size)
+    for z in range(0, len(voxels), depth):
+        yield np.ascontiguousarray(voxels[z : z + depth]).reshape(-1)
+
+
+def _together(moments: list[tuple[float, float, int]]) -> tuple[float, float, int]:
+    """Mean, squared deviations from it and number of all parts (Chan, Golub & LeVeque 1979), whatever their order."""
+    mean = squares = 0.0
+    known = 0
+    for part_mean, part_squares, n in sorted(moments):
+        both, delta = known + n, part_mean - mean
+        mean += delta * n / both
+        squares += part_squares + delta * delta * known * n / both
+        known = both
+    return mean, squares, known
 
 
 def _key(numbers: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.census import empty_of
 from converter.finishing import STANDARD, finish_volume
 from converter.ngff import create_arrays
 from converter.planning import plan_conversion
 from converter.quality_policy import QualityPolicy
-from converter.writing import fused_until, write_pass
+from converter.writing import write_task
 from emporter_contracts.commands import IngestRequest, Output
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.geometry import Box, ChunkGrid, Index3, Shape3, VoxelSize
@@ -68,9 +69,12 @@ class Run:
         for level, n in tasks(plan):
             if (level, n) in self.shards:
                 continue
-            levels = range(level, fused_until(plan, level) + 1)
-            written = write_pass(objects, plan, self.fetch.revision, levels, n, lambda: self.reader, never)
-            self.shards |= {(made, n): shards for made, shards in written.items()}
+            self.shards |= {(made, n): shards for made, shards in self.write_task(objects, plan, level, n).items()}
+
+    def write_task(self, objects: Objects, plan: VolumePlan, level: int, n: int) -> dict[int, tuple[ShardWritten, ...]]:
+        """As a converter does a command."""
+        empty = empty_of(self.fetch, self.volume)
+        return write_task(objects, plan, self.fetch.revision, level, n, empty, lambda: self.reader, never)
 
     def finish(self, objects: Objects, plan: ConversionPlan, shards: Shards, policy: QualityPolicy = STANDARD) -> str:
         run = (self.fetch, self.manifest, plan, self.volume, self.request)

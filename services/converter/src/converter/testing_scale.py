@@ -19,6 +19,7 @@ from converter import handlers
 from converter.app import furnish
 from converter.handlers import Rooms
 from converter.settings import ConverterSettings
+from converter.shards import shard_index
 from converter.testing import Run, a_volume, run_of
 from converter.writing import fused_until
 from emporter_contracts import storage, subjects
@@ -102,14 +103,14 @@ async def working(folder: Path, run: Run, tasks: int = 1) -> AsyncIterator[Simul
             rooms.workers.close()
 
 
-def _null_write(*given: object) -> tuple[ShardWritten, ...]:
+def _null_write(*given: object) -> dict[int, tuple[ShardWritten, ...]]:
     """What a task and the levels fused with it would have entered."""
     plan = next(g for g in given if isinstance(g, VolumePlan))
     command = next(g for g in given if isinstance(g, ConvertTask))
-    written = []
+    written = {}
     for k in range(command.level, fused_until(plan, command.level) + 1):
         shard = plan.levels[k].shard
-        for tile in plan.levels[k].box(command.n).tiles(shard):
-            z, y, x = (a // s for a, s in zip(tile.start, shard, strict=True))
-            written.append(ShardWritten(key=storage.shard_key(k, (z, y, x)), bytes=tile.size, crc32c="00000000"))
-    return tuple(written)
+        tiles = plan.levels[k].box(command.n).tiles(shard)
+        keys = {storage.shard_key(k, shard_index(tile.start, shard)): tile.size for tile in tiles}
+        written[k] = tuple(ShardWritten(key=key, bytes=size, crc32c="00000000") for key, size in keys.items())
+    return written

@@ -1,9 +1,9 @@
 """Is what is stored what the archive served? Read back, compared, hashed; any difference is a CorruptVolumeError.
 
 Three looks: a listing says that every shard of the ledger is there in its size and nothing else; an ordered pass over level 0
-and one over the shards above compare every checksum with the ledger, and hash and count the voxels; boxes, or all of the volume,
-are read back by zarr-python, which shares no code with what wrote them, and compared with the raw voxels and with a pyramid
-computed in another way.
+and one over the shards above compare every checksum with the ledger, hash the voxels and look at every slice; boxes, or all of
+the volume, are read back by zarr-python, which shares no code with what wrote them, and compared with the raw voxels and with a
+pyramid computed in another way.
 """
 
 from __future__ import annotations
@@ -21,22 +21,17 @@ import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
 
-from converter.digesting import Sums
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
 from converter.memory import readers_of, requests_of
-from converter.occupancy import OccupancyIndex
-from converter.reading import Reading, Stop, all_of
+from converter.reading import Reading, Stop
 from converter.recomputing import recomputed
 from converter.slices import SliceCounter, SliceFacts
-from converter.statistics import counter
 from converter.stored import StoredLevel, shard_written
 from emporter_contracts import storage
 from emporter_contracts.events import ShardWritten
-from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Shape3, grid_shape
 from emporter_contracts.plans import VolumePlan
-from emporter_contracts.records import Statistics
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
 
@@ -61,15 +56,11 @@ VERIFIED_BY = f"zarr-python {zarr.__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian, and the objects of
-    the occupancy index it stored.
-    """
+    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian."""
 
     sha256: str
     bytes: int
-    statistics: Statistics
     slices: SliceFacts
-    occupancy: Sums
 
 
 def require_complete(objects: Objects, plan: VolumePlan, revision: int, shards: Shards) -> dict[str, ShardWritten]:
@@ -108,31 +99,23 @@ class Checks:
 
 
 def look_through(
-    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], empty: Fill, memory: int, stop: Stop
+    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], memory: int, stop: Stop
 ) -> Seen:
-    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it; `empty` is what voxels
-    are that are no foreground.
-    """
+    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
-    digest, counts, slices = hashlib.sha256(), counter(level.dtype), SliceCounter(level.shape, level.dtype)
-    occupancy = OccupancyIndex(objects, plan, revision, empty)
-    size = 0
+    digest, slices, size = hashlib.sha256(), SliceCounter(level.shape, level.dtype), 0
     with ThreadPoolExecutor(looking_threads(level), "look") as pool:
         try:
-            for box, voxels in in_order(level, memory, pool, stop):
-                little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-                looking = [pool.submit(look, voxels) for look in (counts.add, slices.add)]
-                looking.append(pool.submit(occupancy.add, box, voxels))
-                digest.update(little.data)
-                all_of(looking)
+            for _, voxels in in_order(level, memory, pool, stop):
+                looking = pool.submit(slices.add, voxels)
+                digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+                looking.result()
                 size += voxels.nbytes
-            occupancy.close()
             look_above(objects, plan, revision, entered, checks, pool, stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    statistics = counts.statistics(window=plan.role == "image")
-    return Seen(digest.hexdigest(), size, statistics, slices.facts, occupancy.stored)
+    return Seen(digest.hexdigest(), size, slices.facts)
 
 
 def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.census import Census
 from converter.downsampling import halved_shape, halving
 from converter.memory import THREADS, readers_of
 from converter.reading import Reading, Stop, all_of
@@ -22,33 +23,43 @@ from converter.shards import ShardCodec, shard_index
 from converter.stored import shard_written, source_of
 from emporter_contracts import storage
 from emporter_contracts.events import ShardWritten
+from emporter_contracts.fills import Fill
 from emporter_contracts.geometry import Box, Index3
-from emporter_contracts.plans import FetchPlan, Manifest, VolumePlan
+from emporter_contracts.plans import VolumePlan
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
+
+Look = Callable[[Box, NDArray[Any]], None]
+"""Called with the box and the voxels of every shard of level 0, by several threads."""
+
+
+def _unseen(box: Box, voxels: NDArray[Any]) -> None:
+    """Of a level that nobody counts."""
 
 
 def write_task(
     objects: Objects,
-    fetch_plan: FetchPlan,
-    manifest: Manifest | None,
-    volume_plan: VolumePlan,
+    plan: VolumePlan,
     revision: int,
     level: int,
     n: int,
+    empty: Fill,
     reader_of: Callable[[], Reader],
     stop: Stop,
-) -> tuple[ShardWritten, ...]:
+) -> dict[int, tuple[ShardWritten, ...]]:
     """Write the shards of task `n` of `level`, and of the levels fused with it (LevelPlan.fused); blocking.
 
-    Shards of level k begin with `k/` and are together what task `n` of level k has to write. The same bytes whoever writes them,
-    in one pass or level by level. `reader_of` gives the raw volume and is called for level 0 only. Raises what readers and
-    store raise, and what `stop` raises.
+    By level, sorted by key: what task `n` of each has to write. The same bytes whoever writes them,
+    in one pass or level by level. Of level 0 also the census, of which `empty` is no foreground. `reader_of` gives the raw volume
+    and is called for level 0 only. Raises what readers and store raise, and what `stop` raises.
     """
-    del fetch_plan, manifest
-    levels = range(level, fused_until(volume_plan, level) + 1)
-    written = write_pass(objects, volume_plan, revision, levels, n, reader_of, stop)
-    return tuple(shard for k in levels for shard in written[k])
+    levels = range(level, fused_until(plan, level) + 1)
+    if level > 0:
+        return write_pass(objects, plan, revision, levels, n, reader_of, stop)
+    census = Census(plan, n, empty)
+    written = write_pass(objects, plan, revision, levels, n, reader_of, stop, census.add)
+    objects.create_sync(storage.VOLUMES, storage.census(plan.volume, revision, n), census.encoded())
+    return written
 
 
 def write_pass(
@@ -59,11 +70,15 @@ def write_pass(
     n: int,
     reader_of: Callable[[], Reader],
     stop: Stop,
+    look: Look = _unseen,
 ) -> dict[int, tuple[ShardWritten, ...]]:
-    """Write task `n` of `levels`, of which all but the first are fused with the one below; the shards by level, sorted by key."""
+    """Write task `n` of `levels`, of which all but the first are fused with the one below; the shards by level, sorted by key.
+
+    Raises as write_task.
+    """
     base = levels[0]
     reader = reader_of() if base == 0 else source_of(objects, plan, revision, base)
-    return _Task(objects, plan, revision, levels, plan.levels[base].box(n), reader, stop).run()
+    return _Task(objects, plan, revision, levels, plan.levels[base].box(n), reader, stop, look).run()
 
 
 def fused_until(plan: VolumePlan, level: int) -> int:
@@ -77,7 +92,15 @@ class _Task:
     """One pass over one box."""
 
     def __init__(
-        self, objects: Objects, plan: VolumePlan, revision: int, levels: range, box: Box, reader: Reader, stop: Stop
+        self,
+        objects: Objects,
+        plan: VolumePlan,
+        revision: int,
+        levels: range,
+        box: Box,
+        reader: Reader,
+        stop: Stop,
+        look: Look,
     ) -> None:
         self._objects = objects
         self._plan = plan
@@ -86,6 +109,7 @@ class _Task:
         self._box = box
         self._reader = reader
         self._stop = stop
+        self._look = look
         self._halve = halving(plan.role)
         self._codecs = {k: ShardCodec(plan.levels[k], plan.dtype, plan.codec) for k in levels}
         self._growing = {k: _Growing(self._codecs[k]) for k in levels[1:]}
@@ -131,6 +155,8 @@ class _Task:
     def _shard(self, level: int, box: Box, voxels: NDArray[Any]) -> None:
         """Store one shard, halve it into the level above, and store what that completes."""
         self._stop()
+        if level == self._levels[0]:
+            self._look(box, voxels)
         index = shard_index(box.start, self._plan.levels[level].shard)
         key = storage.shard_key(level, index)
         data = self._codecs[level].encode(index, voxels)
