@@ -249,8 +249,14 @@ class Objects:
 
     def sizes_sync(self, bucket: str, prefix: str) -> dict[str, int]:
         """Bytes of every object below `prefix` by key, for worker threads."""
+        return dict(self.listed_sync(bucket, prefix))
+
+    def listed_sync(self, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object below `prefix`, in no promised order, a page at a time; for worker threads."""
         with _faults(bucket, prefix):
-            return {meta["path"]: meta["size"] for page in obstore.list(self._stores[bucket], prefix or None) for meta in page}
+            for page in obstore.list(self._stores[bucket], prefix or None):
+                for meta in page:
+                    yield meta["path"], meta["size"]
 
     async def folders(self, bucket: str, prefix: str = "") -> list[str]:
         """Names of the folders directly below `prefix`, sorted, without slashes."""

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from converter.finishing import STANDARD, finish_volume
-from converter.testing import Run, a_run, never, tissue
+from converter.testing import Run, a_run, entered, never, tissue
 from converter.testing_fleet import fleet, fleet_run
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import Output
@@ -41,7 +41,7 @@ def a_written_run(objects: Objects, **parameters: str) -> Run:
 
 def finished(objects: Objects, run: Run, policy: Policy, purpose: str = "") -> MetadataRecord:
     about = (run.fetch, run.manifest, run.plan(), run.volume, run.request)
-    finish_volume(objects, *about, run.shards, lambda: run.reader, never, STANDARD, policy, purpose)
+    finish_volume(objects, *about, entered(run.plan(), run.shards), lambda: run.reader, never, STANDARD, policy, purpose)
     return MetadataRecord.model_validate_json(objects.get_sync(storage.VOLUMES, storage.record(run.volume, 1)))
 
 

@@ -11,7 +11,7 @@ from converter import revising
 from converter.finishing import STANDARD, finish_volume
 from converter.quality_policy import QualityPolicy
 from converter.revising import revise
-from converter.testing import Run, a_run, never, tissue
+from converter.testing import Run, a_run, entered, never, tissue
 from emporter_contracts import storage
 from emporter_contracts.errors import RefusedError
 from emporter_contracts.plans import Hold, StoredRequest
@@ -49,7 +49,7 @@ class House:
 
     def _finish(self, run: Run, plan: Any, policy: Policy, purpose: str) -> None:
         about = (run.fetch, run.manifest, plan, run.volume, run.request)
-        finish_volume(self.objects, *about, run.shards, lambda: run.reader, never, STANDARD, policy, purpose)
+        finish_volume(self.objects, *about, entered(plan, run.shards), lambda: run.reader, never, STANDARD, policy, purpose)
 
     def set(self, policy: Policy, volume: str = VOLUME, **changes: Any) -> Revised:
         command = ReviseVolume(volume=volume, changes=Changes(**changes), by="ada")

@@ -12,7 +12,7 @@ from converter.errors import CorruptVolumeError
 from converter.memory import THREADS
 from converter.shards import ShardCodec
 from converter.stored import shard_written
-from converter.testing import Run, a_run, segments, tissue
+from converter.testing import Run, a_run, entered, segments, tissue
 from converter.verifying import ordered_boxes
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
@@ -144,7 +144,9 @@ def test_a_stopped_finish_commits_nothing(objects: Objects) -> None:
         raise StoppedError("cancelled")
 
     with pytest.raises(StoppedError):
-        finish_volume(objects, run.fetch, run.manifest, plan, run.volume, run.request, run.shards, lambda: run.reader, stop)
+        finish_volume(
+            objects, run.fetch, run.manifest, plan, run.volume, run.request, entered(plan, run.shards), lambda: run.reader, stop
+        )
     assert not [k for k in objects.sizes_sync(storage.VOLUMES, "") if "/commits/" in k]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.digesting import sum_of, sums_said, volume_digest
+from converter.entered import Entered
 from converter.errors import ChangedSourceError, CorruptVolumeError
 from converter.memory import working_memory
 from converter.settings import ConverterSettings
@@ -70,8 +71,8 @@ class Audited:
     memory: int
 
     @property
-    def entered(self) -> dict[str, ShardWritten]:
-        return {key: ShardWritten(key=key, **said) for key, said in self.digests["shards"].items()}
+    def entered(self) -> Entered:
+        return Entered.of(self.plan, (ShardWritten(key=key, **said) for key, said in self.digests["shards"].items()))
 
     @property
     def raw(self) -> list[ManifestObject]:
@@ -133,8 +134,8 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
 def _shards(objects: Objects, revision: Audited) -> str:
     """Every shard is there in its size, and no other."""
     entered = revision.entered
-    require_complete(objects, revision.plan, revision.commit.arrays_of, {(0, 0): tuple(entered.values())})
-    return f"{len(entered):,} in their sizes, {sum(s.bytes for s in entered.values()):,} bytes"
+    require_complete(objects, revision.plan.volume, revision.commit.arrays_of, entered)
+    return f"{len(entered):,} in their sizes, {entered.stored_bytes:,} bytes"
 
 
 def _digest(objects: Objects, revision: Audited) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from emporter_contracts.events import ShardWritten
@@ -24,15 +24,16 @@ def sum_of(data: bytes) -> Sum:
     return Sum(len(data), hashlib.sha256(data).hexdigest())
 
 
-def volume_digest(entered: Mapping[str, ShardWritten], arrays: Sums, occupancy: Sums) -> str:
-    """SHA-256 over a line per shard, per level's metadata and per object of the occupancy index; each part sorted by key.
+def volume_digest(entered: Iterable[ShardWritten], arrays: Sums, occupancy: Sums) -> str:
+    """SHA-256 over a line per shard, per level's metadata and per object of the occupancy index; each part sorted by key
+    (`entered` comes so).
 
     Keys of shards and arrays are below the OME-Zarr folder, those of the index below the folder of the revision. Revisions
     whose digests do not name the index are digests without it.
     """
     digest = hashlib.sha256()
-    for key in sorted(entered):
-        digest.update(f"{key} {entered[key].crc32c} {entered[key].bytes}\n".encode())
+    for shard in entered:
+        digest.update(f"{shard.key} {shard.crc32c} {shard.bytes}\n".encode())
     for sums in (arrays, occupancy):
         for key in sorted(sums):
             digest.update(f"{key} {sums[key].sha256} {sums[key].bytes}\n".encode())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from converter.census import empty_of
 from converter.digesting import Sums, sum_of, sums_said, volume_digest
+from converter.entered import Entered
 from converter.gates import judged
 from converter.gathering import gather
 from converter.memory import working_memory
@@ -21,10 +23,9 @@ from converter.recording import (
     provenance_document,
     sampled,
 )
-from converter.verifying import Seen, Shards, look_through, read_back, read_back_all, require_complete
+from converter.verifying import Seen, look_through, read_back, read_back_all, require_complete
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
-from emporter_contracts.events import ShardWritten
 from emporter_contracts.plans import Commit, ConversionPlan, FetchPlan, Manifest, VolumePlan
 from emporter_contracts.records import MetadataRecord, Quality
 from emporter_readers.protocol import Reader
@@ -35,7 +36,6 @@ from emporter_runtime.policy.publishing import hold_of, under_rules
 
 STANDARD = QualityPolicy()
 NO_RULES = Policy()
-Entered = Mapping[str, ShardWritten]
 
 
 def finish_volume(
@@ -45,14 +45,14 @@ def finish_volume(
     conversion_plan: ConversionPlan,
     volume: str,
     request: IngestRequest,
-    shards: Shards,
+    entered: Entered,
     reader_of: Callable[[], Reader],
     stop: Stop,
     policy: QualityPolicy = STANDARD,
     rules: Policy = NO_RULES,
     purpose: str = "",
 ) -> str:
-    """Verify a volume whose every task is in the ledger (`shards` by level and task), describe it and commit it; blocking.
+    """Verify a volume whose every task is in the ledger (`entered`), describe it and commit it; blocking.
 
     Gives the volume's digest. Written in this order, each create-only: slices, provenance, record, hold (where a gate of `policy`
     or one of `rules` says so), digests, group metadata, commit.
@@ -60,7 +60,7 @@ def finish_volume(
     is committed.
     """
     plan, revision = conversion_plan.volume(volume), fetch_plan.revision
-    entered = require_complete(objects, plan, revision, shards)
+    require_complete(objects, volume, revision, entered)
     arrays = {key: sum_of(data) for key, data in array_documents(plan).items()}
     committed = _committed(objects, volume, revision, entered, arrays)
     if committed is not None:
@@ -85,7 +85,7 @@ def finish_volume(
     _hold(objects, record, purpose)
     group = group_document(plan, planned, record.metadata.technical.statistics or counted.statistics)
     digest = volume_digest(entered, arrays, counted.occupancy)
-    digests = document(digests_document(digest, seen, counted, entered, arrays))
+    digests = digests_document(digest, seen, counted, entered, arrays)
     objects.create_same_sync(storage.VOLUMES, storage.digests(volume, revision), digests)
     root = storage.zarr_root(volume, revision) + "zarr.json"
     kept[root] = _kept(objects, root, group)
@@ -139,10 +139,15 @@ def _committed(objects: Objects, volume: str, revision: int, entered: Entered, a
     if body is None:
         return None
     digest = Commit.model_validate_json(body).digest
-    said = json.loads(objects.get_sync(storage.VOLUMES, storage.digests(volume, revision)))
+    said = json.loads(objects.get_sync(storage.VOLUMES, storage.digests(volume, revision)), object_hook=_without_shards)
     if volume_digest(entered, arrays, sums_said(said, "occupancy")) != digest:
         raise _other(volume, revision)
     return digest
+
+
+def _without_shards(said: dict[str, Any]) -> dict[str, Any] | None:
+    """Millions of them need not be held."""
+    return None if said.keys() == {"bytes", "crc32c"} else said
 
 
 def _commit(objects: Objects, commit: Commit) -> None:

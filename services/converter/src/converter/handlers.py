@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from converter.census import empty_of
+from converter.entered import Entered
 from converter.finishing import finish_volume
 from converter.ngff import create_arrays
 from converter.overlapping import once_there, with_readiness
@@ -157,9 +158,11 @@ def _register_finish(rooms: Rooms) -> None:
     async def on_finish(command: FinishVolume, delivery: Delivery) -> None:
         async with rooms.workers.on(command, delivery) as work:
             wildcard = subjects.convert_dones(command.job, command.revision, command.volume)
-            shards = {(e.level, e.n): e.shards async for e in rooms.ledger.entries(wildcard, ConvertDone)}
             plan, manifest = await rooms.fetched(command)
             conversion = await rooms.conversion(command)
+            entered = Entered(conversion.volume(command.volume))
+            async for entry in rooms.ledger.entries(wildcard, ConvertDone):
+                entered.enter(entry.shards)
             claim = required(await rooms.plans.request(command.job, command.revision), "the request")
             try:
                 digest = await work.large(
@@ -170,7 +173,7 @@ def _register_finish(rooms: Rooms) -> None:
                     conversion,
                     command.volume,
                     claim.request,
-                    shards,
+                    entered,
                     lambda: rooms.reader(plan, manifest, command.volume),
                     work.check,
                     rooms.policy,

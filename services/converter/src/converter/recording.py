@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 from converter.digesting import Sums
+from converter.entered import Entered
 from converter.gathering import Counted
+from converter.ngff import document
 from converter.shards import ZSTD_LEVEL
 from converter.verifying import VERIFIED_BY, Seen
 from emporter_contracts import storage
 from emporter_contracts.commands import IngestRequest
-from emporter_contracts.events import ShardWritten
 from emporter_contracts.ids import record_uuid
 from emporter_contracts.jobs import JobState
 from emporter_contracts.plans import Caveat, FetchPlan, Manifest, PlannedVolume, VolumePlan
@@ -34,18 +34,24 @@ ENCODER = f"tensorstore {version('tensorstore')}"
 COMPRESSION = {"zstd": f"zstd-{ZSTD_LEVEL}", "blosc": f"blosc-zstd-{ZSTD_LEVEL}-shuffle", "none": "none"}
 
 
-def digests_document(
-    digest: str, seen: Seen, counted: Counted, entered: Mapping[str, ShardWritten], arrays: Sums
-) -> dict[str, Any]:
+def digests_document(digest: str, seen: Seen, counted: Counted, entered: Entered, arrays: Sums) -> bytes:
     """`digests.json`: checksums by which anyone can tell later whether the volume is still what was committed."""
-    return {
+    said = {
         "digest": digest,
         "voxels": {"sha256": seen.sha256, "bytes": exact(seen.bytes), "order": "C", "byte_order": "little"},
         "arrays": {key: held._asdict() for key, held in sorted(arrays.items())},
         "occupancy": {key: held._asdict() for key, held in sorted(counted.occupancy.items())},
         "census": {key: held._asdict() for key, held in sorted(counted.censuses.items())},
-        "shards": {key: {"bytes": s.bytes, "crc32c": s.crc32c} for key, s in sorted(entered.items())},
+        "shards": None,
     }
+    # Of millions of shards as bytes, which is a tenth of what they are as values.
+    before, shards, after = document(said).partition(b'"shards": null')
+    assert shards
+    lines = bytearray(before + b'"shards": {')
+    for n, shard in enumerate(entered):
+        lines += f'{"," if n else ""}\n  "{shard.key}": {{"bytes": {shard.bytes}, "crc32c": "{shard.crc32c}"}}'.encode()
+    lines += b"\n }" + after
+    return bytes(lines)
 
 
 def provenance_document(fetch: FetchPlan, manifest: Manifest, request: IngestRequest, plan: VolumePlan) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def metadata_record(
     seen: Seen,
     counted: Counted,
     quality: Quality,
-    entered: Mapping[str, ShardWritten],
+    entered: Entered,
     now: datetime,
 ) -> MetadataRecord:
     """The record of a volume that is about to be committed."""
@@ -127,16 +133,14 @@ def _core(fetch: FetchPlan, volume: PlannedVolume) -> Core:
     )
 
 
-def _technical(
-    volume: PlannedVolume, plan: VolumePlan, seen: Seen, counted: Counted, entered: Mapping[str, ShardWritten]
-) -> Technical:
+def _technical(volume: PlannedVolume, plan: VolumePlan, seen: Seen, counted: Counted, entered: Entered) -> Technical:
     levels = tuple(
         LevelRecord(shape=k.shape, chunk=k.chunk, shard=k.shard, scale=k.scale, translation=k.translation) for k in plan.levels
     )
     return Technical(
         sha256=seen.sha256,
         file_size_bytes=exact(seen.bytes),
-        stored_bytes=exact(sum(s.bytes for s in entered.values())),
+        stored_bytes=exact(entered.stored_bytes),
         compression=COMPRESSION[plan.codec],
         chunk=plan.levels[0].chunk,
         shard=plan.levels[0].shard,

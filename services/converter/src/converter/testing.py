@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.census import empty_of
+from converter.entered import Entered
 from converter.finishing import STANDARD, finish_volume
 from converter.ngff import create_arrays
 from converter.planning import plan_conversion
@@ -78,7 +79,7 @@ class Run:
 
     def finish(self, objects: Objects, plan: ConversionPlan, shards: Shards, policy: QualityPolicy = STANDARD) -> str:
         run = (self.fetch, self.manifest, plan, self.volume, self.request)
-        return finish_volume(objects, *run, shards, lambda: self.reader, never, policy)
+        return finish_volume(objects, *run, entered(plan, shards), lambda: self.reader, never, policy)
 
     def convert(self, objects: Objects) -> VolumePlan:
         """All of it; the plan it was done by."""
@@ -86,6 +87,11 @@ class Run:
         self.write(objects, plan.volumes[0])
         self.finish(objects, plan, self.shards)
         return plan.volumes[0]
+
+
+def entered(plan: ConversionPlan, shards: Shards) -> Entered:
+    """As the ledger of a run of one volume says it."""
+    return Entered.of(plan.volumes[0], (shard for written in shards.values() for shard in written))
 
 
 def tasks(plan: VolumePlan) -> Iterator[tuple[int, int]]:

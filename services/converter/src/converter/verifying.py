@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import zarr.errors
 import zarr.storage
 from numpy.typing import NDArray
 
+from converter.entered import AGAIN, Entered
 from converter.errors import CorruptVolumeError
 from converter.layout import chunk_shape
 from converter.memory import readers_of, requests_of
@@ -29,13 +31,11 @@ from converter.recomputing import recomputed
 from converter.slices import SliceCounter, SliceFacts
 from converter.stored import StoredLevel, shard_written
 from emporter_contracts import storage
-from emporter_contracts.events import ShardWritten
-from emporter_contracts.geometry import Box, Shape3, grid_shape
+from emporter_contracts.geometry import Box, Shape3
 from emporter_contracts.plans import VolumePlan
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
 
-Shards = Mapping[tuple[int, int], tuple[ShardWritten, ...]]
 Voxels = NDArray[Any]
 
 SAMPLE_BOXES = 12
@@ -46,11 +46,12 @@ SAMPLE_PAGES = 4
 """Pages a sample box takes of a source that is made of pages: each is decoded whole."""
 DECODED = 3
 """Shards held for each request of the ordered pass: as it came, as the decoder was given it, as it was decoded."""
+LOOKED_AT_ABOVE = 4096
+"""Shards above level 0 whose reading is queued at once."""
 SAMPLED_AT_ONCE = 6
 """Of them, each some megabytes at most and many small requests, one after the other."""
 BOX_VOXELS = 2**19
 """Of an upper level compared at once when all of it is: the judge holds each voxel below it as 64 bits or a Python number."""
-AGAIN = "convert again with --force; if it happens again, the store or this machine's memory is at fault"
 VERIFIED_BY = f"zarr-python {zarr.__version__}"
 
 
@@ -63,44 +64,28 @@ class Seen:
     slices: SliceFacts
 
 
-def require_complete(objects: Objects, plan: VolumePlan, revision: int, shards: Shards) -> dict[str, ShardWritten]:
-    """Every shard of the plan by key, once it is in the ledger and in the store in its size, and no other shard is there."""
-    entered = {shard.key: shard for entry in shards.values() for shard in entry}
-    planned = set(_planned_keys(plan))
-    if entered.keys() != planned:
-        key = min(entered.keys() ^ planned)
-        raise CorruptVolumeError(f"{plan.volume}: the ledger and the plan differ in {key}", hint=AGAIN)
-    root = storage.zarr_root(plan.volume, revision)
-    sizes = objects.sizes_sync(storage.VOLUMES, root)
-    stored = {key.removeprefix(root): size for key, size in sizes.items() if not key.endswith("zarr.json")}
-    for key in sorted(stored.keys() | planned):
-        if key not in planned or stored.get(key) != entered[key].bytes:
-            raise CorruptVolumeError(f"{plan.volume}: {key} has {stored.get(key)} bytes in the store, not as entered", hint=AGAIN)
-    return entered
-
-
-def _planned_keys(plan: VolumePlan) -> Iterator[str]:
-    for k, level in enumerate(plan.levels):
-        for index in np.ndindex(*grid_shape(level.shape, level.shard)):
-            yield storage.shard_key(k, (index[0], index[1], index[2]))
+def require_complete(objects: Objects, volume: str, revision: int, entered: Entered) -> None:
+    """Raises CorruptVolumeError unless just the shards of the plan are in the ledger and, in their sizes, in the store."""
+    entered.require_all()
+    root = storage.zarr_root(volume, revision)
+    listed = objects.listed_sync(storage.VOLUMES, root)
+    entered.require_stored((key.removeprefix(root), size) for key, size in listed if not key.endswith("zarr.json"))
 
 
 class Checks:
     """Compares the checksum of every shard that is read with the ledger's."""
 
-    def __init__(self, volume: str, entered: Mapping[str, ShardWritten]) -> None:
+    def __init__(self, volume: str, entered: Entered) -> None:
         self._volume = volume
         self._entered = entered
 
     def look(self, key: str, data: bytes) -> None:
         """Raises CorruptVolumeError."""
-        if shard_written(key, data) != self._entered[key]:
+        if shard_written(key, data) != self._entered.get(key):
             raise CorruptVolumeError(f"{self._volume}: {key} is not the bytes that were written", hint=AGAIN)
 
 
-def look_through(
-    objects: Objects, plan: VolumePlan, revision: int, entered: Mapping[str, ShardWritten], memory: int, stop: Stop
-) -> Seen:
+def look_through(objects: Objects, plan: VolumePlan, revision: int, entered: Entered, memory: int, stop: Stop) -> Seen:
     """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
@@ -158,7 +143,7 @@ def look_above(
     objects: Objects,
     plan: VolumePlan,
     revision: int,
-    entered: Mapping[str, ShardWritten],
+    entered: Entered,
     checks: Checks,
     pool: ThreadPoolExecutor,
     stop: Stop,
@@ -170,8 +155,10 @@ def look_above(
         stop()
         checks.look(key, objects.get_sync(storage.VOLUMES, root + key))
 
-    for _ in pool.map(look, [key for key in entered if not key.startswith("0/")]):
-        pass
+    keys = entered.keys(first_level=1)
+    while some := list(islice(keys, LOOKED_AT_ABOVE)):
+        for _ in pool.map(look, some):
+            pass
 
 
 def read_back(objects: Objects, plan: VolumePlan, revision: int, reader: Reader, seed: str, stop: Stop) -> int:
