@@ -30,7 +30,7 @@ from emporter_contracts.plans import (
 from emporter_contracts.records import MetadataRecord
 from emporter_runtime.bus import Bus
 from emporter_runtime.commits import committed, current, removed
-from emporter_runtime.garbage import Collected, Collector
+from emporter_runtime.garbage import Collected, Collector, GarbageSettings
 from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
@@ -53,11 +53,14 @@ class Yard:
         self.objects = objects
         self.ledger = Ledger(bus)
 
-    async def collect(self, keep: int | None = None, *, dry: bool = False, policy: str = "", later: float = 0) -> Collected:
+    async def collect(
+        self, keep: int | None = None, *, dry: bool = False, policy: str = "", later: float = 0, **settings: float
+    ) -> Collected:
         """By the rules of `policy`, so many days from now."""
         retention = Retention(Policy(parse_document(policy)))
         then = now() + timedelta(days=later)
-        return await Collector(self.objects, self.ledger, keep, dry=dry, retention=retention, clock=lambda: then).run()
+        kept = GarbageSettings.model_validate({"keep_revisions": keep, **settings})
+        return await Collector(self.objects, self.ledger, kept, dry=dry, retention=retention, clock=lambda: then).run()
 
     async def describe(self, volume: str, licence: str) -> None:
         record = MetadataRecord(
@@ -187,6 +190,19 @@ async def test_uploads_nobody_asked_for_go_after_a_day_and_not_before(tmp_path: 
         assert found.objects == 2
         assert not await yard.objects.exists(storage.INBOX, "old/a.tif")
         assert await yard.objects.exists(storage.INBOX, "growing/a.tif")
+
+
+async def test_an_operator_says_how_long_failed_runs_and_unnamed_objects_stay(tmp_path: Path) -> None:
+    async with a_yard(tmp_path) as yard:
+        await yard.run("failed", JobState.FAILED, days=3)
+        await yard.put(storage.INBOX, "upload/a.tif", days=3)
+        assert (await yard.collect(keep_failed_days=4, keep_unnamed_hours=80)).objects == 0
+        found = await yard.collect(keep_failed_days=2, keep_unnamed_hours=80)
+        assert (found.runs, found.objects) == (["failed@r1"], 1)
+        assert await yard.has("failed") == (True, True, False)
+        await yard.collect(keep_failed_days=2, keep_unnamed_hours=70)
+        assert await yard.has("failed") == (False, False, False)
+        assert not await yard.objects.exists(storage.INBOX, "upload/a.tif")
 
 
 async def test_superseded_revisions_go_only_where_told_and_never_young_ones(tmp_path: Path) -> None:

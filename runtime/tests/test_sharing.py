@@ -13,7 +13,7 @@ from emporter_contracts.ids import VolumeRef
 from emporter_contracts.plans import Commit, StoredRequest
 from emporter_contracts.revisions import Changes, Revising
 from emporter_runtime.commits import removed
-from emporter_runtime.garbage import Collector
+from emporter_runtime.garbage import Collector, GarbageSettings
 from emporter_runtime.jobstore import now
 from emporter_runtime.ledger import Ledger
 from emporter_runtime.objects import Objects
@@ -140,7 +140,7 @@ async def test_a_correction_that_is_about_to_be_committed_keeps_the_arrays_and_a
 
 async def collected(objects: Objects) -> None:
     """`emporter gc` where no run has a plan: no ledger is looked at."""
-    await Collector(objects, cast("Ledger", None), None, dry=False).run()
+    await Collector(objects, cast("Ledger", None), GarbageSettings(), dry=False).run()
 
 
 async def test_the_collector_takes_what_an_abandoned_correction_left_after_a_day_and_no_shard_that_is_shown() -> None:

@@ -64,12 +64,12 @@ def batched(names: list[str], n: int) -> list[list[str]]:
 class Store:
     """What a store holds, as names and bytes, and an `emporter` that works on it."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, **environment: str) -> None:
         self.objects = Objects.open(settings)
         self._folder = folder
         given = settings.model_dump(exclude_none=True, include={"nats_url", "store_url", "s3_endpoint", "s3_access_key"})
         secret = {"s3_secret_key": settings.s3_secret_key.get_secret_value()}
-        self._environment = os.environ | {f"EMPORTER_{k.upper()}": str(v) for k, v in {**given, **secret}.items()}
+        self._environment = os.environ | {f"EMPORTER_{k.upper()}": str(v) for k, v in {**given, **secret, **environment}.items()}
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         # In a folder without a stack of its own: then the environment counts.
@@ -262,10 +262,13 @@ async def test_a_killed_gc_on_an_s3_server_harms_nothing_that_is_kept_either(tmp
     rng = random.Random(SEED)
     killed, rounds = 0, max(1, KILLS // 4)
     async with provisioned(tmp_path / "bus") as (bus, _), on("s3", tmp_path) as base:
-        store = Store(Settings(**base, nats_url=bus.nats_url), tmp_path)
+        # A server says itself when an object came.
+        store = Store(Settings(**base, nats_url=bus.nats_url), tmp_path, keep_unnamed_hours="0")
         for n in range(rounds):
-            # A server says itself when an object came, so raw objects and uploads are too young for gc here.
-            doomed = await filled(store.objects, "s3", f"url-{n}")
+            doomed = [*await filled(store.objects, "s3", f"url-{n}"), f"{storage.INBOX}/"]
+            doomed += [f"{storage.RAW}/objects/origin-url-{n}-old{k}/" for k in range(SIZES["s3"][0] // 2)]
+            for k in range(UPLOADS // 10):
+                await store.objects.put(storage.INBOX, f"nobody{k % 3}/{k}.tif", b"12345")
             killed += await collected_and_killed(store, doomed, rng.uniform(0.1, 0.6))
     assert killed > 0, "some were killed before they were done"
 

@@ -34,10 +34,8 @@ from emporter_runtime.runs import RunNote, last_generation
 from emporter_runtime.settings import Settings
 from emporter_runtime.sharing import folders_of, leavings
 
-RESUMABLE = timedelta(days=7)
-"""How long a failed or cancelled run can be retried from where it stopped."""
 YOUNG = timedelta(hours=24)
-"""Objects younger than this are never garbage: what will name them may be about to be written."""
+"""A commit younger than this is not superseded yet: somebody may be reading what it shows."""
 
 KINDS: dict[type, Kept] = {Segments: "raw", InboxKey: "uploads"}
 """Which rules of retention are about an object, by where it lies."""
@@ -46,9 +44,15 @@ log = get_logger(__name__)
 
 
 class GarbageSettings(Settings):
-    """How many revisions of a volume are kept; None keeps all."""
+    """What is kept for how long."""
 
     keep_revisions: int | None = Field(default=None, ge=1)
+    """The newest so many of a volume; None keeps all."""
+    keep_failed_days: float = Field(default=7, ge=0)
+    """How long a failed or cancelled run can be retried from where it stopped."""
+    keep_unnamed_hours: float = Field(default=24, ge=0)
+    """Raw objects and uploads younger than this are never garbage: what will name them may be about to be written, and an upload
+    is named only when it is whole."""
 
 
 class Expired(Message):
@@ -89,7 +93,7 @@ class Collector:
         self,
         objects: Objects,
         ledger: Ledger,
-        keep_revisions: int | None,
+        settings: GarbageSettings,
         *,
         dry: bool,
         retention: Retention | None = None,
@@ -97,7 +101,9 @@ class Collector:
     ) -> None:
         self._objects = objects
         self._ledger = ledger
-        self._keep = keep_revisions
+        self._keep = settings.keep_revisions
+        self._resumable = timedelta(days=settings.keep_failed_days)
+        self._young = timedelta(hours=settings.keep_unnamed_hours)
         self._dry = dry
         self._retention = retention or Retention(Policy())
         self._clock = clock
@@ -133,7 +139,9 @@ class Collector:
             await self._forget_ledger(run)
             return False
         volumes = [v.volume for v in run.plan.volumes] if run.plan else []
-        if self._clock() - run.ended.at < RESUMABLE or any([await read_commit(self._objects, v, run.revision) for v in volumes]):
+        if self._clock() - run.ended.at < self._resumable or any(
+            [await read_commit(self._objects, v, run.revision) for v in volumes]
+        ):
             return False
         self.found.runs.append(f"{run.job}@r{run.revision}")
         if not self._dry:
@@ -258,7 +266,7 @@ class Collector:
                 groups[name].append(info)
         for infos in groups.values():
             # The youngest decides: an upload that still grows is not garbage.
-            if self._clock() - max(info.modified for info in infos) < YOUNG:
+            if self._clock() - max(info.modified for info in infos) < self._young:
                 continue
             self.found.objects += len(infos)
             self.found.bytes += sum(info.size for info in infos)
@@ -290,6 +298,6 @@ async def collect(settings: GarbageSettings, *, dry: bool) -> Collected:
     try:
         retention = Retention(Policy.read(settings.policy))
         objects, ledger = Objects.open(settings), Ledger(bus)
-        return await Collector(objects, ledger, settings.keep_revisions, dry=dry, retention=retention).run()
+        return await Collector(objects, ledger, settings, dry=dry, retention=retention).run()
     finally:
         await bus.broker.stop()
