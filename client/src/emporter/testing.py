@@ -110,12 +110,14 @@ class RunningStack:
     def until_ready(self, seconds: float = 60.0) -> None:
         """Return when every process runs and says that it is ready."""
         plan = StackPlan(self.files, StackOptions(self.files.root), choices_of(self.files, None))
-        probes = {spec.name: spec.probe for spec in (*plan.servers(), *plan.services())}
+        names = [spec.name for spec in (*plan.servers(), *plan.services())]
+        self.until(lambda: all(self.is_ready(name) for name in names), "every process is ready", seconds)
 
-        def ready() -> bool:
-            return all(self._found(name) is not None and _answers_ok(url) for name, url in probes.items())
-
-        self.until(ready, "every process is ready", seconds)
+    def is_ready(self, name: str) -> bool:
+        """Whether a process runs and says that it is ready."""
+        plan = StackPlan(self.files, StackOptions(self.files.root), choices_of(self.files, None))
+        (probe,) = (spec.probe for spec in (*plan.servers(), *plan.services()) if spec.name == name)
+        return self._found(name) is not None and _answers_ok(probe)
 
     def log(self, name: str) -> str:
         """Everything a process wrote so far."""
