@@ -67,3 +67,12 @@ def test_another_file_is_not_taken_for_checksums(tmp_path: Path) -> None:
         (tmp_path / "x").write_text(text)
         with pytest.raises(MistakeError, match="holds no checksums"):
             Checksums.at(tmp_path / "x")
+
+
+def test_voxels_hashed_plane_by_plane_are_never_taken_for_those_hashed_in_order() -> None:
+    planes = a_record()
+    planes["metadata"]["technical"] = {"sha256": None, "planes_sha256": "a" * 64}
+    assert sums(planes).voxels != sums(a_record()).voxels
+    planes["metadata"]["technical"]["planes_sha256"] = None
+    with pytest.raises(MistakeError):
+        sums(planes)

@@ -72,11 +72,13 @@ class LevelRecord(Message):
 
 
 class Technical(Message):
-    """`sha256` and `file_size_bytes` are of the level-0 voxels in C order, little-endian. `fill_value` is what the source reads
-    as where it stored nothing.
+    """`sha256` and `file_size_bytes` are of the level-0 voxels in C order, little-endian. Where planes are too large to be hashed
+    in that order, `planes_sha256` is there instead: SHA-256 over the SHA-256 (32 bytes) of every plane z. `fill_value` is what
+    the source reads as where it stored nothing.
     """
 
     sha256: str | None = None
+    planes_sha256: str | None = None
     file_size_bytes: ExactInt | None = None
     stored_bytes: ExactInt | None = None
     compression: str | None = None

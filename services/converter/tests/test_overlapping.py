@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from converter import overlapping, sources
 from converter.errors import NotFetchedYetError
 from converter.overlapping import (
+    FIRST_LOOK_SECONDS,
     LONGEST_LOOK_SECONDS,
     LOOK_SECONDS,
     STEPS,
@@ -219,10 +220,10 @@ def test_a_run_of_which_nothing_arrives_is_looked_at_less_and_less_often(objects
     archive, ledger, now = Archive(objects, one_file(tmp_path, tissue(SHAPE))), Entered(), [0.0]
     arrivals = Arrivals(archive.fetch, clock=lambda: now[0])
     seen = []
-    for now[0] in (0.5, 1.0, 4.0, 100.0):
+    for now[0] in (0.0, 0.1, 0.4, 1.2, 2.0, 8.0, 100.0):
         asyncio.run(arrivals.catch_up(ledger))  # type: ignore[arg-type]
         seen.append(arrivals.look_again)
-    assert seen == [LOOK_SECONDS, 1.0, 4.0, LONGEST_LOOK_SECONDS]
+    assert seen == [FIRST_LOOK_SECONDS, 0.1, 0.2, 0.6, LOOK_SECONDS, 4.0, LONGEST_LOOK_SECONDS]
     ledger.subjects.append("raw.object.stored.j.1.0-0")
     asyncio.run(arrivals.catch_up(ledger))  # type: ignore[arg-type]
     assert arrivals.look_again == LOOK_SECONDS

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from converter.errors import CorruptVolumeError
+from converter.hashing import ordered_boxes
 from converter.memory import THREADS
 from converter.shards import ShardCodec
 from converter.stored import shard_written
 from converter.testing import Run, a_run, entered, segments, tissue
-from converter.verifying import ordered_boxes
 from emporter_contracts import storage
 from emporter_contracts.commands import Output
 from emporter_contracts.geometry import Box

@@ -21,11 +21,12 @@ from typing import Any
 from converter.digesting import sum_of, sums_said, volume_digest
 from converter.entered import Entered
 from converter.errors import ChangedSourceError, CorruptVolumeError
+from converter.hashing import Order, voxel_hash
 from converter.memory import working_memory
 from converter.settings import ConverterSettings
 from converter.sources import open_reader, open_source
 from converter.stored import StoredLevel
-from converter.verifying import Checks, compare_level, in_order, look_above, looking_threads, require_complete
+from converter.verifying import Checks, compare_level, look_above, looking_threads, read_in, require_complete
 from emporter_contracts import storage
 from emporter_contracts.errors import EmporterError, RefusedError
 from emporter_contracts.events import ShardWritten
@@ -158,17 +159,18 @@ def _digest(objects: Objects, revision: Audited) -> str:
 
 
 def _voxels(objects: Objects, revision: Audited) -> str:
-    """Every shard's checksum, and the SHA-256 of level 0 in C order."""
-    plan, entered = revision.plan, revision.entered
-    checks, digest = Checks(plan.volume, entered), hashlib.sha256()
+    """Every shard's checksum, and the SHA-256 of level 0 in the order in which it was taken."""
+    plan, entered, said = revision.plan, revision.entered, revision.digests["voxels"]
+    order: Order = said["order"]
+    checks, digest = Checks(plan.volume, entered), voxel_hash(order, plan.levels[0].shape)
     level = StoredLevel(objects, plan, revision.commit.arrays_of, 0, checks.look)
     with ThreadPoolExecutor(looking_threads(level), "audit") as pool:
-        for _, voxels in in_order(level, revision.memory, pool, _never):
-            digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+        for voxels in read_in(order, level, revision.memory, pool, _never):
+            digest.add(voxels)
         look_above(objects, plan, revision.commit.arrays_of, entered, checks, pool, _never)
-    if digest.hexdigest() != revision.digests["voxels"]["sha256"]:
-        raise CorruptVolumeError(f"sha256 {digest.hexdigest()} is not the recorded {revision.digests['voxels']['sha256']}")
-    return f"sha256 {digest.hexdigest()}"
+    if digest.hexdigest() != said["sha256"]:
+        raise CorruptVolumeError(f"sha256 {digest.hexdigest()} is not the recorded {said['sha256']}")
+    return f"sha256 {digest.hexdigest()}{'' if order == 'C' else ' of its planes'}"
 
 
 def _is_stored(objects: Objects, stored: ManifestObject, file_roots: Mapping[str, Path]) -> bool:

@@ -117,7 +117,8 @@ def _kept(objects: Objects, key: str, data: bytes) -> bytes:
 def _recorded(kept: bytes, seen: Seen) -> MetadataRecord:
     """The record as it was written first. Raises ConflictError where it is of other voxels."""
     record = MetadataRecord.model_validate_json(kept)
-    if record.metadata.technical.sha256 != seen.sha256:
+    technical = record.metadata.technical
+    if seen.sha256 not in (technical.sha256, technical.planes_sha256):
         key = storage.record(record.volume, record.revision)
         raise ConflictError(f"{key} describes other voxels", hint="remove the revision with `emporter rm` and convert again")
     return record

@@ -23,8 +23,12 @@ from emporter_runtime.ledger import Ledger, Tail
 
 STEPS = 1024
 """In which tasks become ready, at most: a plan of half a million tasks stays a small document."""
+FIRST_LOOK_SECONDS = 0.1
+"""Between the first two looks at a run that is being fetched: headers are there soon, and a small volume is then already planned
+when the last of it comes.
+"""
 LOOK_SECONDS = 1.0
-"""Between two looks at a run that is still being fetched: what arrives is said to the fetcher's steward, not to ours."""
+"""Between two later ones: what arrives is said to the fetcher's steward, not to ours."""
 LONGEST_LOOK_SECONDS = 8.0
 """Where nothing arrives the looks become rarer, up to this: hundreds of jobs may stand in line before one archive."""
 T = TypeVar("T")
@@ -88,7 +92,7 @@ class Arrivals:
     def __init__(self, plan: FetchPlan, clock: Callable[[], float] = time.monotonic) -> None:
         self._first = first_units(plan)
         self._clock = clock
-        self._arrived = clock()
+        self._began = self._arrived = clock()
         self._tail = Tail(subjects.raw_objects_stored(plan.job, plan.revision), self._begin, self._mark)
 
     def _begin(self) -> None:
@@ -106,8 +110,10 @@ class Arrivals:
 
     @property
     def look_again(self) -> float:
-        """Seconds until the next look is worth it: as long again as nothing came."""
-        return min(max(LOOK_SECONDS, self._clock() - self._arrived), LONGEST_LOOK_SECONDS)
+        """Seconds until the next look is worth it: half as long as the run is looked at, or as nothing came."""
+        now = self._clock()
+        usual = min(max(FIRST_LOOK_SECONDS, (now - self._began) / 2), LOOK_SECONDS)
+        return min(max(usual, (now - self._arrived) / 2), LONGEST_LOOK_SECONDS)
 
     @property
     def unbroken(self) -> int:

@@ -38,7 +38,7 @@ def digests_document(digest: str, seen: Seen, counted: Counted, entered: Entered
     """`digests.json`: checksums by which anyone can tell later whether the volume is still what was committed."""
     said = {
         "digest": digest,
-        "voxels": {"sha256": seen.sha256, "bytes": exact(seen.bytes), "order": "C", "byte_order": "little"},
+        "voxels": {"sha256": seen.sha256, "bytes": exact(seen.bytes), "order": seen.order, "byte_order": "little"},
         "arrays": {key: held._asdict() for key, held in sorted(arrays.items())},
         "occupancy": {key: held._asdict() for key, held in sorted(counted.occupancy.items())},
         "census": {key: held._asdict() for key, held in sorted(counted.censuses.items())},
@@ -138,7 +138,8 @@ def _technical(volume: PlannedVolume, plan: VolumePlan, seen: Seen, counted: Cou
         LevelRecord(shape=k.shape, chunk=k.chunk, shard=k.shard, scale=k.scale, translation=k.translation) for k in plan.levels
     )
     return Technical(
-        sha256=seen.sha256,
+        sha256=seen.sha256 if seen.order == "C" else None,
+        planes_sha256=seen.sha256 if seen.order == "planes" else None,
         file_size_bytes=exact(seen.bytes),
         stored_bytes=exact(entered.stored_bytes),
         compression=COMPRESSION[plan.codec],

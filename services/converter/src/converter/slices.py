@@ -73,7 +73,9 @@ class SliceFacts:
 
 
 class SliceCounter:
-    """Takes the voxels of one level in C order, box after box, and gives the facts of every slice."""
+    """Takes the voxels of one level, box after box, and gives the facts of every slice. Boxes are whole in x and follow one
+    another in y: whole slices, rows of one, or bands of rows of several.
+    """
 
     def __init__(self, shape: Shape3, dtype: np.dtype[Any]) -> None:
         self._shape = shape
@@ -82,70 +84,37 @@ class SliceCounter:
         self._step = max(1, -(-shape[1] * shape[2] // SAMPLED))
         self._sparse = SPARSE if shape[1] * shape[2] > SAMPLED // SPARSE else 1
         self._dtype = dtype
-        self._begin()
+        self._open: list[_Slice] = []
         self._probes: deque[_Seen] = deque(maxlen=LAGS)
         self.facts = SliceFacts()
 
-    def _begin(self) -> None:
-        """Nothing of the coming slice was seen."""
-        self._rows = self._zeros = self._crc = self._n = 0
-        self._crest = Crest(self._dtype)
-        self._sum = self._squares = 0.0
-        self._low: Any = None
-        self._high: Any = None
-        y, x = self._window
-        self._seen = np.zeros((y.stop - y.start, x.stop - x.start), np.float32)
-
     def add(self, voxels: Voxels) -> None:
-        """The next voxels in C order: whole slices, or rows of one."""
+        """The next box."""
+        if not self._open:
+            self._open = [_Slice(self._window, self._dtype) for _ in voxels]
         # Numbers near the end of a float's range have a deviation past it; such a slice is told as unknown, not refused.
         with np.errstate(over="ignore", invalid="ignore"):
-            self._add(voxels)
+            for one, plane in zip(self._open, voxels, strict=True):
+                one.take(plane, self._step, self._sparse)
+                if one.rows == self._shape[1]:
+                    self._end(one)
+        if self._open[0].rows == self._shape[1]:
+            self._open = []
 
-    def _add(self, voxels: Voxels) -> None:
-        for plane in voxels:
-            self._take(plane)
-            if self._rows == self._shape[1]:
-                self._end()
-                self._begin()
-
-    def _take(self, plane: Voxels) -> None:
-        """The next rows of the slice in hand."""
-        first = self._rows
-        self._crc = google_crc32c.extend(self._crc, plane.tobytes())
-        self._zeros += plane.size - int(np.count_nonzero(plane))
-        sample = plane[(-first) % self._step :: self._step].astype(np.float64)
-        sparse = sample[:, :: self._sparse].reshape(-1)
-        if plane.dtype.kind == "f":
-            sample, sparse = sample[np.isfinite(sample)], sparse[np.isfinite(sparse)]
-        self._crest.add(plane, sparse)
-        if sample.size:
-            self._n += sample.size
-            self._sum += float(sample.sum())
-            self._squares += float(np.square(sample).sum())
-            low, high = sample.min(), sample.max()
-            self._low = low if self._low is None else min(self._low, low)
-            self._high = high if self._high is None else max(self._high, high)
-        y, x = self._window
-        a, b = max(first, y.start), min(first + len(plane), y.stop)
-        if a < b:
-            self._seen[a - y.start : b - y.start] = np.nan_to_num(plane[a - first : b - first, x].astype(np.float32))
-        self._rows += len(plane)
-
-    def _end(self) -> None:
+    def _end(self, one: _Slice) -> None:
         """All rows of a slice were seen."""
         facts, size = self.facts, self._shape[1] * self._shape[2]
-        mean = self._sum / self._n if self._n else 0.0
+        mean = one.sum / one.n if one.n else 0.0
         facts.mean.append(mean)
-        facts.std.append(math.sqrt(max(0.0, self._squares / self._n - mean * mean)) if self._n else 0.0)
-        facts.zero_share.append(self._zeros / size)
-        clipped = self._crest.clipped()
+        facts.std.append(math.sqrt(max(0.0, one.squares / one.n - mean * mean)) if one.n else 0.0)
+        facts.zero_share.append(one.zeros / size)
+        clipped = one.crest.clipped()
         facts.saturated_share.append(clipped / size)
-        facts.top.append(math.nan if self._crest.top is None else float(self._crest.top))
-        facts.crc32c.append(self._crc)
-        facts.constant.append(self._low is None or bool(self._low == self._high))
-        shown = self._seen != np.float32(self._crest.top) if clipped else None
-        now = _Seen.of(*_binned(self._seen, shown, self._bin))
+        facts.top.append(math.nan if one.crest.top is None else float(one.crest.top))
+        facts.crc32c.append(one.crc)
+        facts.constant.append(one.low is None or bool(one.low == one.high))
+        shown = one.seen != np.float32(one.crest.top) if clipped else None
+        now = _Seen.of(*_binned(one.seen, shown, self._bin))
         before = list(self._probes)
         for k in range(LAGS):
             facts.likeness[k].append(now.likeness(before[-1 - k]) if k < len(before) else None)
@@ -153,6 +122,43 @@ class SliceCounter:
         facts.shift.append((shift[0] * self._bin, shift[1] * self._bin))
         facts.aligned.append(aligned)
         self._probes.append(now)
+
+
+class _Slice:
+    """One slice of which rows are still to come, in order."""
+
+    def __init__(self, window: tuple[slice, slice], dtype: np.dtype[Any]) -> None:
+        self._window = window
+        self.rows = self.zeros = self.crc = self.n = 0
+        self.crest = Crest(dtype)
+        self.sum = self.squares = 0.0
+        self.low: Any = None
+        self.high: Any = None
+        y, x = window
+        self.seen = np.zeros((y.stop - y.start, x.stop - x.start), np.float32)
+
+    def take(self, plane: Voxels, step: int, sparse_step: int) -> None:
+        """The next rows; every `step`-th of the slice is sampled, of which every `sparse_step`-th voxel tells of a spike."""
+        first = self.rows
+        self.crc = google_crc32c.extend(self.crc, plane.tobytes())
+        self.zeros += plane.size - int(np.count_nonzero(plane))
+        sample = plane[(-first) % step :: step].astype(np.float64)
+        sparse = sample[:, ::sparse_step].reshape(-1)
+        if plane.dtype.kind == "f":
+            sample, sparse = sample[np.isfinite(sample)], sparse[np.isfinite(sparse)]
+        self.crest.add(plane, sparse)
+        if sample.size:
+            self.n += sample.size
+            self.sum += float(sample.sum())
+            self.squares += float(np.square(sample).sum())
+            low, high = sample.min(), sample.max()
+            self.low = low if self.low is None else min(self.low, low)
+            self.high = high if self.high is None else max(self.high, high)
+        y, x = self._window
+        a, b = max(first, y.start), min(first + len(plane), y.stop)
+        if a < b:
+            self.seen[a - y.start : b - y.start] = np.nan_to_num(plane[a - first : b - first, x].astype(np.float32))
+        self.rows += len(plane)
 
 
 @dataclass(frozen=True, slots=True)

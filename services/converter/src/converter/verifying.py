@@ -8,7 +8,6 @@ pyramid computed in another way.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from converter.entered import AGAIN, Entered
 from converter.errors import CorruptVolumeError
+from converter.hashing import Order, boxes_in, order_of, voxel_hash
 from converter.layout import chunk_shape
 from converter.memory import readers_of, requests_of
 from converter.reading import Reading, Stop
@@ -44,8 +44,6 @@ SAMPLE_EDGE = 64
 """Voxels along y and x of a sample box, and along z where the source is not made of pages."""
 SAMPLE_PAGES = 4
 """Pages a sample box takes of a source that is made of pages: each is decoded whole."""
-DECODED = 3
-"""Shards held for each request of the ordered pass: as it came, as the decoder was given it, as it was decoded."""
 LOOKED_AT_ABOVE = 4096
 """Shards above level 0 whose reading is queued at once."""
 SAMPLED_AT_ONCE = 6
@@ -57,9 +55,10 @@ VERIFIED_BY = f"zarr-python {zarr.__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the ordered pass over level 0 found: `sha256` and `bytes` of the voxels in C order, little-endian."""
+    """What the ordered pass over level 0 found: `sha256` of its voxels, little-endian, in an `order` (hashing.py)."""
 
     sha256: str
+    order: Order
     bytes: int
     slices: SliceFacts
 
@@ -86,26 +85,27 @@ class Checks:
 
 
 def look_through(objects: Objects, plan: VolumePlan, revision: int, entered: Entered, memory: int, stop: Stop) -> Seen:
-    """Read all of level 0 once in C order within `memory` bytes, and the bytes of every shard above it."""
+    """Read all of level 0 once within `memory` bytes, in an order in which it can be hashed, and every shard above it."""
     checks = Checks(plan.volume, entered)
     level = StoredLevel(objects, plan, revision, 0, checks.look)
-    digest, slices, size = hashlib.sha256(), SliceCounter(level.shape, level.dtype), 0
+    order = order_of(plan.levels[0], level.dtype.itemsize, memory)
+    digest, slices, size = voxel_hash(order, level.shape), SliceCounter(level.shape, level.dtype), 0
     with ThreadPoolExecutor(looking_threads(level), "look") as pool:
         try:
-            for _, voxels in in_order(level, memory, pool, stop):
+            for voxels in read_in(order, level, memory, pool, stop):
                 looking = pool.submit(slices.add, voxels)
-                digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+                digest.add(voxels)
                 looking.result()
                 size += voxels.nbytes
             look_above(objects, plan, revision, entered, checks, pool, stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return Seen(digest.hexdigest(), size, slices.facts)
+    return Seen(digest.hexdigest(), order, size, slices.facts)
 
 
-def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[tuple[Box, Voxels]]:
-    """The voxels of a level in C order, box after box, the next one read while one is looked at, each shard by a request."""
-    boxes = list(ordered_boxes(level.shape, level.codec.level.shard, level.dtype.itemsize, memory))
+def read_in(order: Order, level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: Stop) -> Iterator[Voxels]:
+    """The voxels of a level, box after box, the next one read while one is looked at, each shard by a request."""
+    boxes = list(boxes_in(order, level.codec.level, level.dtype.itemsize, memory))
     shard = math.prod(level.codec.level.shard) * level.dtype.itemsize
 
     coming = Reading(level, boxes[0], level.dtype, pool, stop, shard)
@@ -113,30 +113,13 @@ def in_order(level: StoredLevel, memory: int, pool: ThreadPoolExecutor, stop: St
         voxels = coming.result()
         if n + 1 < len(boxes):
             coming = Reading(level, boxes[n + 1], level.dtype, pool, stop, shard)
-        yield boxes[n], voxels
+        yield voxels
         del voxels
 
 
 def looking_threads(level: StoredLevel) -> int:
-    """Of a pool for `in_order`: those that read, and those that look at what was read."""
+    """Of a pool for `read_in`: those that read, and those that look at what was read."""
     return requests_of(math.prod(level.codec.level.shard) * level.dtype.itemsize)
-
-
-def ordered_boxes(shape: Shape3, shard: Shape3, itemsize: int, memory: int) -> Iterator[Box]:
-    """Boxes that follow one another in C order, two of which fit `memory` bytes beside the shards that are decoded: slabs of a
-    shard's depth, else thinner ones (whose shards are then decoded more than once), else rows of one plane.
-    """
-    size = math.prod(shard) * itemsize
-    decoding = DECODED * requests_of(size) * size
-    # A quarter at least: shards that somebody asked for may be larger than all of it.
-    wanted = max(1, max(memory - decoding, memory // 4) // 2 // itemsize)
-    plane = shape[1] * shape[2]
-    if plane <= wanted:
-        depth = min(shard[0], wanted // plane)
-        yield from Box.whole(shape).tiles((depth, shape[1], shape[2]))
-        return
-    rows = max(1, wanted // shape[2])
-    yield from Box.whole(shape).tiles((1, rows, shape[2]))
 
 
 def look_above(
