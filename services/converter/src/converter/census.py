@@ -28,7 +28,7 @@ from emporter_runtime.objects import Objects
 
 VERSION = 1
 """Of what is counted and how it is written."""
-BROKEN = (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+BROKEN = (KeyError, TypeError, ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What numpy raises of bytes that are none of its archives, or of one that holds something else."""
 
 
