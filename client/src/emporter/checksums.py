@@ -37,15 +37,17 @@ class Sums(BaseModel):
     def of(cls, request: IngestRequest, job: str, records: Sequence[Record]) -> Self:
         """Those of a request that was carried out. Raises MistakeError where a record says none."""
         objects = {one["url"]: one["sha256"] for record in records for one in record["metadata"]["provenance"].get("objects", ())}
-        found = {_series(record["volume"], job): _of_voxels(record["metadata"]["technical"]) for record in records}
+        found = {_series(record["volume"], job): of_voxels(record["metadata"]["technical"]) for record in records}
         voxels = {series: digest for series, digest in found.items() if digest is not None}
         if len(voxels) < len(found):
             raise MistakeError(f"{job}: the catalog has no checksum of its voxels", hint="emporter doctor")
         return cls(source=request.source, source_id=request.source_id, objects=objects, voxels=voxels)
 
 
-def _of_voxels(technical: Record) -> str | None:
-    """Planes that are too large are hashed each for itself (emporter_contracts.records.Technical)."""
+def of_voxels(technical: Record) -> str | None:
+    """The SHA-256 of a volume's voxels; `planes:` and that of its planes where those were hashed each for itself
+    (emporter_contracts.records.Technical); None where nothing is said.
+    """
     of_planes = technical.get("planes_sha256")
     return technical.get("sha256") or (f"planes:{of_planes}" if of_planes else None)
 

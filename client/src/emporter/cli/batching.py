@@ -198,6 +198,8 @@ async def _read(client: AsyncClient, row: Row) -> None:
 
 
 async def _record(client: AsyncClient, volume: str) -> dict[str, Any]:
+    from emporter.checksums import of_voxels
+
     deadline = asyncio.get_running_loop().time() + RECORD_SECONDS
     while True:
         try:
@@ -206,7 +208,7 @@ async def _record(client: AsyncClient, volume: str) -> dict[str, Any]:
             if error.code != "not_found" or asyncio.get_running_loop().time() > deadline:
                 raise
         else:
-            if record["metadata"]["technical"].get("sha256") or asyncio.get_running_loop().time() > deadline:
+            if of_voxels(record["metadata"]["technical"]) or asyncio.get_running_loop().time() > deadline:
                 return record
         await asyncio.sleep(0.1)
 
@@ -265,6 +267,8 @@ def _status(rows: Sequence[Row]) -> int:
 
 
 def _volume_said(record: dict[str, Any]) -> dict[str, Any]:
+    from emporter.checksums import of_voxels
+
     core, technical = record["metadata"]["core"], record["metadata"]["technical"]
     return {
         "volume": f"{record['volume']}@r{record['revision']}",
@@ -272,7 +276,7 @@ def _volume_said(record: dict[str, Any]) -> dict[str, Any]:
         "dtype": core["data_type"],
         "voxel_size_nm": core["voxel_size_nm"],
         "source_origin": core["source_origin"],
-        "sha256": technical["sha256"],
+        "sha256": of_voxels(technical),
     }
 
 

@@ -227,6 +227,7 @@ def _judgement(quality: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    from emporter.checksums import of_voxels
     from emporter.cli import showing
     from emporter.cli.corrections import corrections
 
@@ -248,7 +249,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("levels", f"{len(technical['levels'])}: {shapes}"))
         facts.append(("chunks", f"{showing.voxels(technical['chunk'])} in shards of {showing.voxels(technical['shard'])}"))
         facts.append(("stored", f"{showing.size(technical['stored_bytes'])} {technical['compression'] or ''}".rstrip()))
-        facts.append(("sha256", technical["sha256"] or "?"))
+        facts.append(("sha256", of_voxels(technical) or "?"))
     facts.extend(_judgement(record["metadata"]["quality"]))
     facts.extend(_rules(record))
     facts.extend(corrections(record))
