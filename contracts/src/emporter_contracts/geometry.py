@@ -107,6 +107,11 @@ def added(a: Index3, b: Index3) -> Index3:
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
+def negative(index: Index3) -> Index3:
+    """What moves a box that starts at `index` to the origin."""
+    return (-index[0], -index[1], -index[2])
+
+
 def grid_shape(shape: Shape3, cell: Shape3) -> Shape3:
     """How many cells of `cell` voxels cover `shape`, by axis."""
     return _index(-(-n // c) for n, c in zip(shape, cell, strict=True))

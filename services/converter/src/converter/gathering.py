@@ -17,7 +17,7 @@ from converter.reading import Stop
 from converter.statistics import counter
 from emporter_contracts import storage
 from emporter_contracts.fills import Fill
-from emporter_contracts.geometry import Box, Index3
+from emporter_contracts.geometry import Box, Index3, negative
 from emporter_contracts.plans import LevelPlan, VolumePlan
 from emporter_contracts.records import Statistics
 from emporter_runtime.objects import Objects
@@ -44,7 +44,7 @@ def gather(objects: Objects, plan: VolumePlan, revision: int, empty: Fill, stop:
         for census in censuses.of(rows):
             part = census.grid.overlap(rows)
             assert part is not None
-            counts[part.moved(_minus(rows.start)).slices()] = census.occupancy[part.moved(_minus(census.grid.start)).slices()]
+            counts[part.moved(negative(rows.start)).slices()] = census.occupancy[part.moved(negative(census.grid.start)).slices()]
             if part.start == census.grid.start:  # a task that goes on into the next rows comes again with them
                 totals.take(census.tally)
         index.store(rows, counts)
@@ -108,7 +108,3 @@ def _tasks(level: LevelPlan, rows: Box) -> Iterator[int]:
 
 def _times(a: Index3, b: Index3) -> Index3:
     return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
-
-
-def _minus(index: Index3) -> Index3:
-    return (-index[0], -index[1], -index[2])

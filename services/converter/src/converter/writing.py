@@ -24,7 +24,7 @@ from converter.stored import shard_written, source_of
 from emporter_contracts import storage
 from emporter_contracts.events import ShardWritten
 from emporter_contracts.fills import Fill
-from emporter_contracts.geometry import Box, Index3
+from emporter_contracts.geometry import Box, Index3, negative
 from emporter_contracts.plans import VolumePlan
 from emporter_readers.protocol import Reader
 from emporter_runtime.objects import Objects
@@ -189,7 +189,7 @@ class _Growing:
             part = whole.overlap(box)
             assert part is not None
             shard = self._begun(index, whole)
-            shard[part.moved(_minus(whole.start)).slices()] = voxels[part.moved(_minus(box.start)).slices()]
+            shard[part.moved(negative(whole.start)).slices()] = voxels[part.moved(negative(box.start)).slices()]
             if self._completes(index, part.size):
                 complete.append((whole, shard))
         return complete
@@ -208,7 +208,3 @@ class _Growing:
                 return False
             del self._shards[index], self._missing[index]
             return True
-
-
-def _minus(index: Index3) -> Index3:
-    return (-index[0], -index[1], -index[2])
