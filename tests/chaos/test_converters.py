@@ -55,7 +55,7 @@ async def kill_all_along(fleet: Fleet, status: JobStatus, plan: ConversionPlan, 
             while await fleet.done(JOB) < due:
                 await publish_again(fleet, status, plan, rng)
                 await asyncio.sleep(0.02)
-                assert all(process.poll() is None for process in fleet.running), fleet.logs()[-1][-2000:]
+                assert fleet.last_words() == []
                 now = await fleet.jobs.read(JOB)
                 assert now is not None
                 assert now.state.running, f"{now.state} after {killed} kills: {now.error}"

@@ -45,6 +45,7 @@ class Fleet:
     objects: Objects
     memory: int
     ports: dict[int, int] = field(default_factory=dict)
+    logs: dict[int, Path] = field(default_factory=dict)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -67,8 +68,8 @@ class Fleet:
             "file_roots": json.dumps({ROOT: str(self.folder)}),
         }
         env = {f"EMPORTER_{name.upper()}": str(value) for name, value in values.items()}
-        log = (self.folder / f"converter-{time.monotonic_ns()}.log").open("wb")
-        with log:
+        path = self.folder / f"converter-{time.monotonic_ns()}.log"
+        with path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "converter"],
                 env={**os.environ, **env, "TMPDIR": str(self.temporary)},
@@ -76,7 +77,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
             )
-        self.ports[process.pid] = port
+        self.ports[process.pid], self.logs[process.pid] = port, path
         self.running.append(process)
         return process
 
@@ -85,6 +86,11 @@ class Fleet:
         process.kill()
         process.wait()
         self.running.remove(process)
+
+    def last_words(self) -> list[str]:
+        """The end of what each converter wrote that ended by itself."""
+        dead = [process.pid for process in self.running if process.poll() is not None]
+        return [self.logs[pid].read_text(errors="replace")[-2000:] for pid in dead]
 
     def shards(self, process: subprocess.Popen[bytes]) -> int:
         """Shards that a converter wrote so far, by its metrics; 0 while it does not answer."""
