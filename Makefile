@@ -56,7 +56,7 @@ test-live: install ## ingest from the five real archives, and compare (some 10 G
 chaos: install ## 200 converters killed over one job of 300 tasks (some ten minutes)
 	EMPORTER_CHAOS_KILLS=200 EMPORTER_CHAOS_TASKS=300 $(BIN)/python -m pytest -s tests/chaos/test_converters.py $(PYTEST_ARGS)
 
-chaos-catalog: install ## cataloger and PostgreSQL killed 200 times over 200 ingests (some ten minutes)
+chaos-catalog: install ## cataloger and PostgreSQL killed 200 times over 200 ingests (an hour)
 	EMPORTER_CHAOS_INGESTS=200 EMPORTER_CHAOS_CATALOG_KILLS=200 EMPORTER_CHAOS_WHOLE=200 EMPORTER_CHAOS_REMOVALS=20 $(BIN)/python -m pytest tests/chaos/test_catalog.py tests/chaos/test_removals.py $(PYTEST_ARGS)
 
 # One word, several looks; `make --keep-going check` takes all of them.

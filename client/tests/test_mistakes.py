@@ -161,3 +161,21 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
 def test_mistakes_in_and_beside_a_file_of_requests(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     (tmp_path / "bad.yaml").write_text("requests:\n  - sauce: idr\n")
     assert_one_line(emporter("ingest", *arguments, cwd=tmp_path), *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEEP_FAILED_DAYS", "-1"),
+        ("KEEP_FAILED_DAYS", "inf"),
+        ("KEEP_FAILED_DAYS", "nan"),
+        ("KEEP_UNNAMED_HOURS", "soon"),
+        ("KEEP_REVISIONS", "0"),
+        ("STORE_URL", "ftp://here"),
+    ],
+)
+def test_a_setting_that_cant_be_is_named_with_its_reason_and_is_no_bug(tmp_path: Path, name: str, value: str) -> None:
+    given = {"EMPORTER_NATS_URL": "nats://127.0.0.1:9", "EMPORTER_STORE_URL": f"file://{tmp_path}", f"EMPORTER_{name}": value}
+    done = emporter("gc", "--dry-run", cwd=tmp_path, **given)
+    assert_one_line(done, f"emporter: EMPORTER_{name}: ", "EMPORTER_CONFIG")
+    assert "bug" not in done.stderr

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,15 +110,17 @@ class RunningStack:
 
     def until_ready(self, seconds: float = 60.0) -> None:
         """Return when every process runs and says that it is ready."""
-        plan = StackPlan(self.files, StackOptions(self.files.root), choices_of(self.files, None))
-        names = [spec.name for spec in (*plan.servers(), *plan.services())]
-        self.until(lambda: all(self.is_ready(name) for name in names), "every process is ready", seconds)
+        self.until(lambda: all(self.is_ready(name) for name in self._probes), "every process is ready", seconds)
 
     def is_ready(self, name: str) -> bool:
         """Whether a process runs and says that it is ready."""
+        return self._found(name) is not None and _answers_ok(self._probes[name])
+
+    @cached_property
+    def _probes(self) -> dict[str, str]:
+        """What to ask each process, by its name."""
         plan = StackPlan(self.files, StackOptions(self.files.root), choices_of(self.files, None))
-        (probe,) = (spec.probe for spec in (*plan.servers(), *plan.services()) if spec.name == name)
-        return self._found(name) is not None and _answers_ok(probe)
+        return {spec.name: spec.probe for spec in (*plan.servers(), *plan.services())}
 
     def log(self, name: str) -> str:
         """Everything a process wrote so far."""

@@ -97,35 +97,35 @@ def revision_folder(volume: str, revision: int) -> str:
 
 
 def record(volume: str, revision: int) -> str:
-    return f"{volume}/r{revision}/record.json"
+    return revision_folder(volume, revision) + "record.json"
 
 
 def registration(volume: str, revision: int) -> str:
     """Only of a volume that is read where it lies: what it is and how to tell that it changed."""
-    return f"{volume}/r{revision}/registration.json"
+    return revision_folder(volume, revision) + "registration.json"
 
 
 def provenance(volume: str, revision: int) -> str:
-    return f"{volume}/r{revision}/provenance.json"
+    return revision_folder(volume, revision) + "provenance.json"
 
 
 def digests(volume: str, revision: int) -> str:
-    return f"{volume}/r{revision}/digests.json"
+    return revision_folder(volume, revision) + "digests.json"
 
 
 def occupancy(volume: str, revision: int) -> str:
     """Folder in VOLUMES, with its slash, of a Zarr v3 array (uint32): of each level-0 chunk, how many voxels are foreground."""
-    return f"{volume}/r{revision}/occupancy.zarr/"
+    return revision_folder(volume, revision) + "occupancy.zarr/"
 
 
 def census(volume: str, revision: int, n: int) -> str:
     """What task `n` of level 0 counted of its voxels, in VOLUMES: an archive of numpy arrays (npz), create-only."""
-    return f"{volume}/r{revision}/census/{n}.npz"
+    return revision_folder(volume, revision) + f"census/{n}.npz"
 
 
 def slices(volume: str, revision: int) -> str:
     """Per-slice facts of level 0, in VOLUMES beside the record: one list per fact, an entry for each z."""
-    return f"{volume}/r{revision}/slices.json"
+    return revision_folder(volume, revision) + "slices.json"
 
 
 def held_prefix(volume: str) -> str:

@@ -48,9 +48,9 @@ class GarbageSettings(Settings):
 
     keep_revisions: int | None = Field(default=None, ge=1)
     """The newest so many of a volume; None keeps all."""
-    keep_failed_days: float = Field(default=7, ge=0)
+    keep_failed_days: float = Field(default=7, ge=0, le=36_500)
     """How long a failed or cancelled run can be retried from where it stopped."""
-    keep_unnamed_hours: float = Field(default=24, ge=0)
+    keep_unnamed_hours: float = Field(default=24, ge=0, le=876_000)
     """Raw objects and uploads younger than this are never garbage: what will name them may be about to be written, and an upload
     is named only when it is whole."""
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from emporter_contracts.errors import EmporterError
 from emporter_runtime.logging import configure_logging, get_logger
-from emporter_runtime.settings import HttpSettings, StoreSettings
+from emporter_runtime.settings import HttpSettings, StoreSettings, wrong_setting
 
 S = TypeVar("S", bound=StoreSettings)
 
@@ -33,9 +33,9 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Await
         log.critical("settings_wrong", reason=error.message, hint=error.hint)
         return 2
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        setting, reason = wrong_setting(error)
         configure_logging(service)
-        log.critical("settings_wrong", setting="EMPORTER_" + ".".join(map(str, first["loc"])).upper(), reason=first["msg"])
+        log.critical("settings_wrong", setting=setting, reason=reason)
         return 2
     level, form = (settings.log_level, settings.log_format) if isinstance(settings, HttpSettings) else ("info", "json")
     configure_logging(service, level, form)

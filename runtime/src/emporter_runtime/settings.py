@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from emporter_runtime.config import ConfigFile
@@ -70,3 +70,9 @@ class Settings(HttpSettings):
     """How often a steward looks at every running job whether or not anything happened."""
     patience_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long a job may wait without progress before it fails."""
+
+
+def wrong_setting(error: ValidationError) -> tuple[str, str]:
+    """Of settings that can't be: the variable that says the first of them, and why it can't."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return "EMPORTER_" + ".".join(map(str, first["loc"])).upper(), first["msg"]

@@ -111,11 +111,18 @@ def main() -> None:
 
 
 def _say_error(error: Exception) -> int:
+    from pydantic import ValidationError
+
     from emporter.errors import StackError
     from emporter_contracts.errors import EmporterError
 
     if isinstance(error, EmporterError):
         return _say(error.message, error.hint, FAILED if isinstance(error, StackError) else MISTAKE)
+    if isinstance(error, ValidationError) and error.title.endswith("Settings"):
+        from emporter_runtime.settings import wrong_setting
+
+        setting, reason = wrong_setting(error)
+        return _say(f"{setting}: {reason}", "set it otherwise in the environment, or in the file EMPORTER_CONFIG names", MISTAKE)
     if os.environ.get("EMPORTER_DEBUG"):
         raise error
     if isinstance(error, OSError) and error.strerror:

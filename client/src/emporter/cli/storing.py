@@ -52,7 +52,7 @@ def gc(
     json: Json = False,
     stack: Stack = None,
 ) -> None:
-    """Take away what nobody needs: what failed a week ago, what no volume was made of, what retention rules let go."""
+    """Take away what nobody needs: what failed long ago, what no volume was made of, what retention rules let go."""
     import asyncio
 
     from emporter.cli import showing

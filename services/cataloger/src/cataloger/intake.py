@@ -65,7 +65,7 @@ class Intake:
         """The plan of a run lies in the store: its volumes take the place of the stub."""
         plan = await read_plan(self._objects, event.job, event.revision)
         if plan is None:
-            # Events outlive runs: those that ended without a commit are taken away after a week.
+            # Events outlive runs: those that ended without a commit are taken away after some days.
             log.info("plan_gone", job=event.job, revision=event.revision)
             await self.listed(fact)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import Self
 
 import numpy as np
@@ -41,20 +42,18 @@ class Entered:
         for shard in shards:
             n = self._place(shard.key)
             if n is None:
-                raise self.differ(shard.key)
+                raise self._differ(shard.key)
             self._bytes[n], self._crc32c[n] = shard.bytes, int(shard.crc32c, 16)
 
     def get(self, key: str) -> ShardWritten | None:
         """What was entered of a shard."""
         n = self._place(key)
-        if n is None or self._bytes[n] == NOT_THERE:
-            return None
-        return ShardWritten(key=key, bytes=int(self._bytes[n]), crc32c=f"{self._crc32c[n]:08x}")
+        return self._at(key, n) if n is not None and self._bytes[n] != NOT_THERE else None
 
     def require_all(self) -> None:
         """Raises CorruptVolumeError where a shard of the plan was not entered."""
         if len(self) < len(self._bytes):
-            raise self.differ(next(key for key in self.keys() if self.get(key) is None))
+            raise self._differ(next(key for key, n in self._places() if self._bytes[n] == NOT_THERE))
 
     def require_stored(self, stored: Iterable[tuple[str, int]]) -> None:
         """Raises CorruptVolumeError unless these keys with their bytes are just the shards that were entered."""
@@ -65,18 +64,15 @@ class Entered:
                 raise self._not_as_entered(key, size)
             seen[n] = True
         if not seen.all():
-            lost = next(key for key in self.keys() if not seen[self._place(key)])
-            raise self._not_as_entered(lost, None)
+            raise self._not_as_entered(next(key for key, n in self._places() if not seen[n]), None)
 
     def keys(self, first_level: int = 0) -> Iterator[str]:
         """Of every shard of the plan from a level on, sorted as text is."""
-        for level in sorted(range(first_level, len(self._grids)), key=str):
-            z, y, x = (sorted(range(n), key=str) for n in self._grids[level])
-            yield from (storage.shard_key(level, (i, j, k)) for i in z for j in y for k in x)
+        return (key for key, _ in self._places(first_level))
 
     def __iter__(self) -> Iterator[ShardWritten]:
         """What was entered, sorted by key."""
-        return (shard for key in self.keys() if (shard := self.get(key)) is not None)
+        return (self._at(key, n) for key, n in self._places() if self._bytes[n] != NOT_THERE)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._bytes != NOT_THERE))
@@ -86,18 +82,29 @@ class Entered:
         """Of all shards together."""
         return int(self._bytes[self._bytes != NOT_THERE].sum())
 
-    def differ(self, key: str) -> CorruptVolumeError:
+    def _differ(self, key: str) -> CorruptVolumeError:
         """The error of a shard that ledger and plan don't agree about."""
         return CorruptVolumeError(f"{self._volume}: the ledger and the plan differ in {key}", hint=AGAIN)
 
     def _not_as_entered(self, key: str, size: int | None) -> CorruptVolumeError:
         return CorruptVolumeError(f"{self._volume}: {key} has {size} bytes in the store, not as entered", hint=AGAIN)
 
+    def _at(self, key: str, n: int) -> ShardWritten:
+        return ShardWritten(key=key, bytes=int(self._bytes[n]), crc32c=f"{self._crc32c[n]:08x}")
+
+    def _places(self, first_level: int = 0) -> Iterator[tuple[str, int]]:
+        """Key and place in the arrays of every shard of the plan from a level on, sorted by key."""
+        for level in sorted(range(first_level, len(self._grids)), key=str):
+            for z, y, x in product(*(sorted(range(n), key=str) for n in self._grids[level])):
+                yield storage.shard_key(level, (z, y, x)), self._number(level, (z, y, x))
+
     def _place(self, key: str) -> int | None:
         """Where a shard is in the arrays; None where the plan has none of that key."""
         level, index = _parsed(key)
-        if not 0 <= level < len(self._grids) or not _within(index, self._grids[level]):
-            return None
+        known = 0 <= level < len(self._grids) and _within(index, self._grids[level])
+        return self._number(level, index) if known else None
+
+    def _number(self, level: int, index: Index3) -> int:
         _, rows, columns = self._grids[level]
         return int(self._first[level]) + (index[0] * rows + index[1]) * columns + index[2]
 
