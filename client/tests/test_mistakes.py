@@ -69,6 +69,13 @@ def test_a_stack_elsewhere_that_does_not_answer(tmp_path: Path) -> None:
     assert_one_line(done, "http://127.0.0.1:9 does not answer")
 
 
+@pytest.mark.parametrize("command", ["gc --dry-run", "gc --yes", "reconcile"])
+def test_a_bus_that_does_not_answer_is_not_waited_for_by_an_operator(tmp_path: Path, command: str) -> None:
+    given = {"EMPORTER_NATS_URL": "nats://127.0.0.1:9", "EMPORTER_STORE_URL": f"file://{tmp_path}"}
+    done = emporter(*command.split(), cwd=tmp_path, **given)
+    assert_one_line(done, "nats://127.0.0.1:9 does not answer", "emporter doctor")
+
+
 def test_an_address_that_nobody_told(tmp_path: Path) -> None:
     assert_one_line(emporter("jobs", cwd=tmp_path, EMPORTER_NATS_URL="nats://127.0.0.1:9"), "EMPORTER_CATALOG_URL")
     assert_one_line(emporter("status", "x", cwd=tmp_path, EMPORTER_CATALOG_URL="http://127.0.0.1:9"), "EMPORTER_NATS_URL")

@@ -26,6 +26,7 @@ from emporter_contracts.events import Progress, cloud_event
 from emporter_contracts.jobs import JobStatus
 from emporter_contracts.previews import PlanSummary
 
+NOT_WELL = "emporter doctor says what is not well"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """For what a service answers from what it knows."""
@@ -192,7 +193,16 @@ class BusClient:
     def _unreachable(self, what: str, error: Exception) -> UnreachableError:
         reason = str(error).removeprefix("nats: ")
         said = f" ({reason})" if reason and isinstance(error, nats.errors.Error) else ""
-        return UnreachableError(f"the bus at {self._connection.nats} {what}{said}", hint="emporter doctor says what is not well")
+        return UnreachableError(f"the bus at {self._connection.nats} {what}{said}", hint=NOT_WELL)
+
+
+async def require_bus(url: str) -> None:
+    """For commands that join the services' own bus, whose connection waits for it for ever. Raises UnreachableError."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await _knock(url)
+    except (OSError, TimeoutError) as error:
+        raise UnreachableError(f"the bus at {url} does not answer", hint=NOT_WELL) from error
 
 
 async def _knock(url: str) -> None:

@@ -75,10 +75,13 @@ def reconcile(json: Json = False, stack: Stack = None) -> None:
     """Make bus and catalog again from the store: after they lost data, or when in doubt. Nothing stored is fetched again."""
     import asyncio
 
+    from emporter.bus import require_bus
     from emporter.cli import showing
     from emporter_runtime.reconcile import reconcile as make_again
 
-    found = asyncio.run(make_again(_settings(stack)))
+    settings = _settings(stack)
+    asyncio.run(require_bus(settings.nats_url))
+    found = asyncio.run(make_again(settings))
     catalog = _rebuild_catalog(stack)
     if json:
         showing.print_json({**asdict(found), "catalog": catalog})

@@ -78,6 +78,7 @@ def register_in_place(
 
 
 async def _register(wanted: Wanted, stack: str | None, *, anew: bool) -> list[Registered]:
+    from emporter.bus import require_bus
     from emporter.registering import look
     from emporter_runtime.bus import Bus
     from emporter_runtime.logging import configure_logging
@@ -92,6 +93,7 @@ async def _register(wanted: Wanted, stack: str | None, *, anew: bool) -> list[Re
     roots = RootSettings.model_validate({key.removeprefix("EMPORTER_").lower(): text for key, text in given.items()})
     rules, purpose = Policy.read(settings.policy), options.connection(stack).purpose
     wanted_volumes = await look(wanted, roots if given else RootSettings())
+    await require_bus(settings.nats_url)
     bus = Bus(settings, "register")
     await bus.broker.connect()
     try:

@@ -55,6 +55,7 @@ def gc(
     """Take away what nobody needs: what failed long ago, what no volume was made of, what retention rules let go."""
     import asyncio
 
+    from emporter.bus import require_bus
     from emporter.cli import showing
     from emporter_runtime.garbage import GarbageSettings, collect
 
@@ -63,6 +64,7 @@ def gc(
         settings = settings.model_copy(update={"keep_revisions": keep})
     if not (dry_run or yes):
         typer.confirm("Take away what nobody needs? (--dry-run says what that is)", abort=True)
+    asyncio.run(require_bus(settings.nats_url))
     found = asyncio.run(collect(settings, dry=dry_run))
     if json:
         showing.print_json({"dry_run": dry_run, **asdict(found)})
