@@ -64,6 +64,8 @@ def test_lists_are_narrowed_to_what_gates_said_and_what_is_held(stack: RunningSt
     assert said(stack, "volumes", "--held") == []
     assert said(stack, "volumes", "--verdict", "fail", "-q", volumes[0]) == []
     assert "pass, warn, fail" in emporter(stack, "volumes", "--verdict", "bad").stderr
+    assert {row["volume"] for row in said(stack, "volumes", "--gate", "voxel_size:pass")} >= set(volumes)
+    assert "voxel_size" in emporter(stack, "volumes", "--gate", "size").stderr
 
 
 @pytest.mark.parametrize(

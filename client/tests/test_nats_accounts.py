@@ -139,8 +139,12 @@ async def test_a_request_is_answered(bus: Bus, subject: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "subject", ["status.x", "convert.task.x.x.0.0", "fetch.plan.x", "dlq.x", "raw.object.stored.x.1.0-0", "reply.x"]
-)
+    "subject",
+    [
+        "status.x", "convert.task.x.x.0.0", "fetch.plan.x", "dlq.x", "raw.object.stored.x.1.0-0", "reply.x", "webhooks.due.x",
+        "webhooks.later.x",
+    ],
+)  # fmt: skip
 async def test_a_client_writes_nowhere_else(bus: Bus, subject: str) -> None:
     heard = await bus.services.subscribe(subject)
     await bus.services.flush()

@@ -24,10 +24,10 @@ from emporter_runtime.heartbeat import Work, Workers
 from emporter_runtime.jobstore import JobStore
 from emporter_runtime.ledger import outstanding
 from emporter_runtime.objects import Objects
-from emporter_runtime.provision import consumer_config, drift, provision
+from emporter_runtime.provision import check_schedules, consumer_config, drift, provision, stream_config
 from emporter_runtime.settings import Settings
 from emporter_runtime.telemetry import kind_of
-from emporter_runtime.testing_bus import NatsServer, provisioned
+from emporter_runtime.testing_bus import NatsServer, provisioned, speaking
 
 REQUEST = IngestRequest(source="url", source_id="http://archive/volume.tif")
 
@@ -328,6 +328,22 @@ async def test_provisioning_twice_changes_nothing_and_drift_is_named(tmp_path: P
             async with other.running():
                 pass
         await other.broker.stop()
+
+
+async def test_a_bus_of_an_earlier_version_is_given_the_streams_it_lacks(tmp_path: Path) -> None:
+    async with provisioned(tmp_path) as (settings, _), speaking(settings) as bus:
+        await bus.js.delete_stream("WEBHOOKS")
+        await provision(settings)
+        made = (await bus.js.stream_info("WEBHOOKS")).config
+        assert made.allow_msg_schedules
+        assert await bus.js.consumer_info("WEBHOOKS", "cataloger-webhooks")
+
+
+def test_a_server_that_took_the_stream_but_knows_no_schedules_is_named_too_old() -> None:
+    wanted = stream_config(topology.stream_named("WEBHOOKS"))
+    check_schedules(wanted, wanted)
+    with pytest.raises(NotProvisionedError, match="keeps no schedules"):
+        check_schedules(wanted, stream_config(topology.stream_named("EVENTS")))
 
 
 async def test_a_service_whose_consumer_is_gone_is_not_ready_and_comes_back(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -33,7 +33,7 @@ from cataloger.testing_plans import plans_of
 from cataloger.testing_replies import LOOKED_FOR, records
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.plans import Caveat, Licence
-from emporter_contracts.records import Quality, Statistics
+from emporter_contracts.records import Gate, GateResult, Quality, Statistics, Verdict
 
 TEMPLATES = 2000
 LIMIT_MS = 50
@@ -59,7 +59,8 @@ MODALITIES = ("FIB-SEM", "SBF-SEM", "ssTEM", "ssSEM", "TEM", "unknown")
 SOURCES = ("idr", "empiar", "openorganelle", "epfl", "url", "inbox", "hemibrain")
 DTYPES = ("uint8", "uint16", "float32", "int16", "uint64")
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", None)
-VERDICTS = ("pass", "warn", "fail", None)
+VERDICTS: tuple[Verdict | None, ...] = ("pass", "warn", "fail", None)
+GATES: tuple[Gate, ...] = get_args(Gate)
 CAVEATS = ("lossy", "resampled", "unaligned", "axes_assumed", "voxel_size_unknown")
 FORTNIGHTS = [f"2024-{month:02}-03..2024-{month:02}-16" for month in range(6, 13)]
 COPY_VOLUMES = """
@@ -71,10 +72,22 @@ COPY_VOLUMES = """
     JOIN generate_series(1, {volumes}) AS k(n) ON t.place = 1 + k.n % {templates}"""
 COPY_REVISIONS = """
     INSERT INTO revisions (volume, job, record, {rest})
-    SELECT r.record->>'source' || '-' || k.n, r.record->>'source' || '-' || k.n,
-           jsonb_set(r.record, '{{volume}}', to_jsonb(r.record->>'source' || '-' || k.n)), {values}
-    FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r
+    SELECT t.record->>'source' || '-' || k.n, t.record->>'source' || '-' || k.n,
+           jsonb_set(t.record, '{{volume}}', to_jsonb(t.record->>'source' || '-' || k.n)), {values}
+    FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) t
+    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = 1 + k.n % {templates}"""
+COPY_RESULTS = """
+    INSERT INTO quality_results (volume, at, {rest})
+    SELECT r.record->>'source' || '-' || k.n, t.at + k.n * interval '31 seconds', {values}
+    FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r JOIN quality_results t USING (volume, revision)
     JOIN generate_series(1, {volumes}) AS k(n) ON r.place = 1 + k.n % {templates}"""
+COPY_EDGES = """
+    INSERT INTO lineage_edges (volume, start, {rest})
+    SELECT r.record->>'source' || '-' || k.n, r.record->>'source' || '-' || k.n, {values}
+    FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r JOIN lineage_edges t USING (volume, revision)
+    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = 1 + k.n % {templates}"""
+# Revisions last: the others are copied by the places of theirs.
+COPIES = {"quality_results": COPY_RESULTS, "lineage_edges": COPY_EDGES, "volumes": COPY_VOLUMES, "revisions": COPY_REVISIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,11 @@ class Question:
 
 def _page(name: str, *, unindexed: bool = False, **fields: Any) -> Question:
     return Question(name, lambda _: CatalogQuery(limit=50, **fields), unindexed)
+
+
+def _doses(lowest: int, count: int) -> tuple[str, str]:
+    """One volume in TEMPLATES has each dose."""
+    return f"additional_metadata.idr_metadata.dose>={lowest}", f"additional_metadata.idr_metadata.dose<{lowest + count}"
 
 
 QUESTIONS = (
@@ -111,13 +129,31 @@ QUESTIONS = (
     Question("JSON path, >=", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose>={r.randrange(TEMPLATES)}",))),
     Question("JSON path, ~", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.study~{r.choice(WORDS)}",))),
     _page("JSON path, is there", where=("additional_metadata.idr_metadata.channels.n",)),
-    Question("JSON path, rare >=", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose>={TEMPLATES - 2}",)), unindexed=True),
-    _page("JSON path, nothing ~", where=("additional_metadata.idr_metadata.study~thereisnosuchword",), unindexed=True),
-    _page("JSON path, not there", where=("additional_metadata.idr_metadata.nothere",), unindexed=True),
+    Question("JSON path, rare >=", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose>={TEMPLATES - r.randrange(1, 30)}",))),
+    Question("JSON path, rare <", lambda r: CatalogQuery(limit=50, where=(f"additional_metadata.idr_metadata.dose<{r.randrange(1, 30)}",))),
+    Question("JSON path, between", lambda r: CatalogQuery(limit=50, where=_doses(r.randrange(TEMPLATES), 3))),
+    Question("JSON path, one in 400", lambda r: CatalogQuery(limit=50, where=_doses(r.randrange(TEMPLATES), TEMPLATES // 400))),
+    Question("JSON path, one in 100", lambda r: CatalogQuery(limit=50, where=_doses(r.randrange(TEMPLATES), TEMPLATES // 100))),
+    Question("JSON path, one in 25", lambda r: CatalogQuery(limit=50, where=_doses(r.randrange(TEMPLATES), TEMPLATES // 25))),
+    Question("JSON path, rare ~", lambda r: CatalogQuery(limit=50, where=(f"metadata.core.description~WORD{r.randrange(100, TEMPLATES)}x",))),
+    _page("JSON path, nothing ~", where=("additional_metadata.idr_metadata.study~thereisnosuchword",)),
+    _page("JSON path, ~ elsewhere", where=("metadata.core.description~emporter",)),
+    _page("JSON path, not there", where=("additional_metadata.idr_metadata.nothere",)),
+    _page("JSON path, is elsewhere", where=("additional_metadata.idr_metadata.mean",)),
+    _page("JSON path, nothing !=", where=("metadata.core.axes!=zyx",), unindexed=True),
+    Question("JSON paths, two", lambda r: CatalogQuery(limit=50, where=(f"metadata.core.description~{r.choice(WORDS)}", f"additional_metadata.idr_metadata.dose>={TEMPLATES - 2}"))),
+    Question("JSON path and a word", lambda r: CatalogQuery(limit=50, q=r.choice(WORDS), where=(f"additional_metadata.idr_metadata.dose>={TEMPLATES - 2}",))),
     _page("failed gates", verdict="fail"),
+    Question("a gate", lambda r: CatalogQuery(limit=50, gate=r.choice(GATES))),
+    Question("a gate fails", lambda r: CatalogQuery(limit=50, gate=f"{r.choice(GATES)}:fail")),
+    Question("a gate passes", lambda r: CatalogQuery(limit=50, gate=f"{r.choice(GATES)}:pass")),
+    Question("what a gate found", lambda r: CatalogQuery(kind="quality", limit=50, gate=r.choice(GATES), verdict="fail")),
+    _page("what gates found", kind="quality"),
     _page("held", held=True),
     _page("largest first", sort="-bytes"),
     _page("finest first", sort="max_voxel_nm", source="idr"),
+    _page("JSON path, in another order", where=("additional_metadata.idr_metadata.dose>=1998",), sort="source"),
+    _page("facets of a JSON path", kind="facets", where=("additional_metadata.idr_metadata.dose>=1998",)),
     Question("facets of a word", lambda r: CatalogQuery(kind="facets", q=f"rareword{r.randrange(TEMPLATES)}x")),
     _page("facets of a common word", kind="facets", q="cortex"),
 )  # fmt: skip
@@ -142,9 +178,16 @@ def template(n: int, chance: random.Random) -> Any:
         "channels": [{"n": n % 7}],
     }
     spdx = chance.choice(LICENCES)
-    measured = Statistics(mean=chance.random() * 255, std=chance.random() * 60, saturated_share=chance.random() ** 4)
+    measured = Statistics(
+        mean=chance.random() * 255,
+        std=chance.random() * 60,
+        saturated_share=chance.random() ** 4,
+        edges=tuple(range(257)),
+        histogram=tuple(chance.randrange(10**9) for _ in range(256)),
+    )
     technical = record.metadata.technical.model_copy(update={"statistics": measured})
-    quality = Quality(verdict=chance.choices(VERDICTS, weights=(80, 15, 4, 1))[0])
+    verdict = chance.choices(VERDICTS, weights=(80, 15, 4, 1))[0]
+    quality = Quality(verdict=verdict, gates=() if verdict is None else tuple(_gates(verdict, chance)))
     return record.model_copy(
         update={
             "metadata": record.metadata.model_copy(update={"technical": technical, "quality": quality}),
@@ -153,6 +196,16 @@ def template(n: int, chance: random.Random) -> Any:
             "additional_metadata": {"idr_metadata": said},
         }
     )
+
+
+def _gates(worst: Verdict, chance: random.Random) -> Iterator[GateResult]:
+    """What every gate said, one of them the worst."""
+    found = chance.choice(GATES)
+    for gate in GATES:
+        verdict = worst if gate == found else "pass"
+        slices = tuple(sorted(chance.sample(range(1000), 3))) if verdict != "pass" else ()
+        evidence = f"{len(slices)} of 1000 slices are unlike the two beside them" if slices else "nothing out of the ordinary"
+        yield GateResult(gate=gate, verdict=verdict, measured=chance.random(), threshold=0.4, slices=slices, evidence=evidence)
 
 
 async def fill(database: Database, volumes: int) -> None:
@@ -171,21 +224,21 @@ async def fill(database: Database, volumes: int) -> None:
         indexes = (
             await connection.execute(
                 text(
-                    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ('volumes', 'revisions') AND indexname NOT LIKE '%pkey'"
+                    "SELECT indexname, indexdef FROM pg_indexes"
+                    " WHERE tablename IN ('volumes', 'revisions', 'quality_results', 'lineage_edges') AND indexname NOT LIKE '%pkey'"
                 )
             )
         ).all()
         for name, _ in indexes:
             await connection.execute(text(f"DROP INDEX {name}"))
-        for table, copy in (("volumes", COPY_VOLUMES), ("revisions", COPY_REVISIONS)):
+        for table, copy in COPIES.items():
             named = {c for c in copy.split("(", 1)[1].split(")", 1)[0].replace(" ", "").split(",") if c != "{rest}"}
             columns = await connection.execute(
                 text("SELECT column_name FROM information_schema.columns WHERE table_name = :t AND is_generated = 'NEVER'"),
                 {"t": table},
             )
             rest = [c for c in columns.scalars() if c not in named]
-            letter = "t" if table == "volumes" else "r"
-            values = ", ".join(f"{letter}.{c}" for c in rest)
+            values = ", ".join(f"t.{c}" for c in rest)
             statement = copy.format(rest=", ".join(rest), values=values, volumes=volumes - TEMPLATES, templates=TEMPLATES)
             await connection.exec_driver_sql(statement)
         for name, definition in indexes:
@@ -203,7 +256,8 @@ async def measure(database: Database, rounds: int) -> list[dict[str, Any]]:
     for question in QUESTIONS:
         chance = random.Random(7)
         took = []
-        ask = catalog.facets if question.make(chance).kind == "facets" else catalog.volumes
+        kinds: dict[str, Callable[[CatalogQuery], Awaitable[Any]]] = {"facets": catalog.facets, "quality": catalog.quality}
+        ask = kinds.get(question.make(chance).kind, catalog.volumes)
         ended = await _ended(ask(question.make(chance)))
         for _ in range(UNINDEXED_ROUNDS if question.unindexed else rounds):
             query = question.make(chance)

@@ -199,7 +199,7 @@ class AsyncClient:
     async def volumes(self, q: str | None = None, **filters: Any) -> list[Document]:
         """The catalog's rows; `q` are words to be found in them.
 
-        Filters: source, status, modality, verdict, held, max_voxel_nm, sort, and any other of `GET /v1/volumes`.
+        Filters: source, status, modality, verdict, gate, held, max_voxel_nm, sort, and any other of `GET /v1/volumes`.
         """
         return [row async for row in self._web.items("/v1/volumes", q=q, **filters)]
 

@@ -191,7 +191,7 @@ class Client:
     def volumes(self, q: str | None = None, **filters: Any) -> list[Document]:
         """The catalog's rows; `q` are words to be found in them.
 
-        Filters: source, status, modality, verdict, held, max_voxel_nm, sort, and any other of `GET /v1/volumes`.
+        Filters: source, status, modality, verdict, gate, held, max_voxel_nm, sort, and any other of `GET /v1/volumes`.
         """
         return self._thread.run(self._async.volumes(q, **filters))
 

@@ -53,6 +53,8 @@ SAID: tuple[Said, ...] = (
     Said("levelComplete", "convert.level.complete.{volume}.{revision}.{level}", events.LevelComplete, "converter", "event"),
     Said("volumeComplete", "convert.volume.complete.{volume}.{revision}", events.VolumeComplete, "converter", "event"),
     Said("policyDecided", subjects.policy_decided("{job}"), policy.PolicyDecided, "fetcher, converter", "event"),
+    Said("webhookDue", subjects.webhook_due("{subscription}"), events.WebhookDue, "cataloger", "event"),
+    Said("webhookLater", subjects.webhook_later("{subscription}"), events.WebhookDue, "cataloger", "event"),
     Said("deadLetter", "dlq.{subject}", events.DeadLetter, "any service", "event"),
 )
 """Every kind of message there is."""

@@ -166,9 +166,10 @@ class Control(Message):
 class CatalogQuery(Message):
     """Body of `catalog.query`: the same filters as `GET /v1/volumes`."""
 
-    kind: Literal["volumes", "volume", "jobs", "job", "facets", "lineage", "events", "raw", "citations"] = "volumes"
+    kind: Literal["volumes", "volume", "jobs", "job", "facets", "lineage", "events", "raw", "citations", "quality"] = "volumes"
     id: str | None = None
-    """Of the volume or job; for `raw` the SHA-256 of a file, or its URL. `citations` without one are of all volumes that fit."""
+    """Of the volume or job; for `raw` the SHA-256 of a file, or its URL. `citations` without one are of all volumes that fit,
+    `quality` without one is of all volumes."""
     q: str | None = None
     source: str | None = None
     status: str | None = None
@@ -181,6 +182,8 @@ class CatalogQuery(Message):
     verified: str | None = None
     verdict: str | None = None
     """Of the quality gates on the revision shown: pass, warn or fail."""
+    gate: str | None = None
+    """`shifted`: only volumes of which this gate warns or fails on the revision shown; `shifted:fail`: that it says this of."""
     held: bool | None = None
     """True: only volumes of which a revision waits to be released, the one shown or a newer one."""
     caveat: str | None = None

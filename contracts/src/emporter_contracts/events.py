@@ -90,6 +90,10 @@ class Progress(Message):
     bytes_total: int
 
 
+class WebhookDue(Message):
+    """Something may be due to a subscription of webhooks: whoever hears it looks into the outbox, and believes nothing else."""
+
+
 class DeadLetter(Message):
     """Why a message was set aside; the body of `dlq.<subject>` is the message itself, this stands in its headers."""
 

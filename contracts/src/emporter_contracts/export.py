@@ -62,6 +62,7 @@ WRITTEN: tuple[type[BaseModel], ...] = (
     events.LevelComplete,
     events.VolumeComplete,
     events.Progress,
+    events.WebhookDue,
     events.DeadLetter,
     policy.PolicyDecided,
     jobs.JobStatus,

@@ -102,6 +102,11 @@ class Provenance(Message):
 
 
 Verdict = Literal["pass", "warn", "fail"]
+Gate = Literal[
+    "empty", "saturated", "histogram", "missing", "duplicated", "swapped", "shifted", "jump", "contrast", "shape", "voxel_size",
+    "completeness",
+]  # fmt: skip
+"""The quality gates our converter asks. A record entered from outside may name others."""
 
 
 class GateResult(Message):

@@ -27,6 +27,10 @@ LEVEL_COMPLETE = "convert.level.complete.>"
 VOLUME_COMPLETE = "convert.volume.complete.>"
 POLICY_DECIDED = "policy.decided.*"
 STATUS = "status.*"
+WEBHOOK_DUE = "webhooks.due.*"
+"""Doorbells: something may be due to a subscription."""
+WEBHOOK_LATER = "webhooks.later.*"
+"""The next doorbell of a subscription, which the server rings at its time."""
 DLQ = "dlq.>"
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
@@ -120,6 +124,14 @@ def volume_complete(volume: str, revision: int) -> str:
 
 def policy_decided(job: str) -> str:
     return f"policy.decided.{job}"
+
+
+def webhook_due(subscription: str) -> str:
+    return f"webhooks.due.{subscription}"
+
+
+def webhook_later(subscription: str) -> str:
+    return f"webhooks.later.{subscription}"
 
 
 def dead_letter(subject: str) -> str:

@@ -42,6 +42,8 @@ class Stream:
     duplicate_window: float = 120.0
     deny_delete: bool = False
     allow_direct: bool = False
+    schedules: bool = False
+    """Whether messages may wait in it for a time of their own (`Nats-Schedule`, nats-server 2.12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,9 @@ STREAMS: tuple[Stream, ...] = (
         max_age=90 * DAY,
         allow_direct=True,
     ),
+    # What is to be told lies in the outbox of the catalog; here is who looks, and when. At most one doorbell and one schedule of
+    # each subscription, however long its receiver is down.
+    Stream("WEBHOOKS", (subjects.WEBHOOK_DUE, subjects.WEBHOOK_LATER), "workqueue", max_msgs_per_subject=1, schedules=True),
     Stream("DLQ", (subjects.DLQ,), max_age=90 * DAY, duplicate_window=3600.0),
     Stream("ADVISORIES", (f"{subjects.ADVISORY}.>",), max_age=7 * DAY),
 )
@@ -120,6 +125,7 @@ CONSUMERS: tuple[Consumer, ...] = (
         256,
         facts=True,
     ),
+    Consumer("cataloger-webhooks", "WEBHOOKS", (subjects.WEBHOOK_DUE,), 256, facts=True),
     Consumer(
         "fetcher-dead-letters",
         "ADVISORIES",

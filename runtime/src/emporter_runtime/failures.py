@@ -164,15 +164,17 @@ async def reply(bus: Bus, delivery: Delivery, answer: Any) -> None:
         await bus.tell(subjects.reply(token), answer)
 
 
-async def set_aside(bus: Bus, delivery: Delivery, why: Refusal) -> None:
-    """Publish the message as a dead letter, before it is taken from its stream. Dedupe removes a second copy."""
+async def set_aside(bus: Bus, delivery: Delivery, why: Refusal, identity: str = "") -> None:
+    """Publish the message as a dead letter, before it is taken from its stream. Dedupe removes a second copy: one of the same
+    `identity`, by default of the same place in its stream. Raises TransientError.
+    """
     headers = {name: value for name, value in delivery.headers.items() if not name.lower().startswith("nats-")}
     headers |= {
         "Emporter-Error-Code": why.code,
-        "Emporter-Error-Message": why.message.replace("\n", " ")[:500],
+        "Emporter-Error-Message": " ".join(why.message.split())[:500],
         "Emporter-Stream": delivery.stream,
         "Emporter-Sequence": str(delivery.sequence),
-        "Nats-Msg-Id": f"{delivery.stream}:{delivery.sequence}",
+        "Nats-Msg-Id": identity or f"{delivery.stream}:{delivery.sequence}",
     }
     await bus.publish_raw(subjects.dead_letter(delivery.subject), delivery.body, headers, "DLQ")
 

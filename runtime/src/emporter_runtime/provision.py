@@ -42,6 +42,7 @@ def stream_config(stream: topology.Stream, replicas: int = 1) -> StreamConfig:
         duplicate_window=stream.duplicate_window,
         deny_delete=stream.deny_delete,
         allow_direct=stream.allow_direct,
+        allow_msg_schedules=stream.schedules,
         num_replicas=replicas,
     )
 
@@ -79,15 +80,24 @@ async def _apply_stream(js: JetStreamContext, config: StreamConfig) -> None:
     try:
         await js.stream_info(config.name)
     except NotFoundError:
-        await js.add_stream(config)
+        check_schedules(config, (await js.add_stream(config)).config)
         return
     try:
-        await js.update_stream(config)
+        check_schedules(config, (await js.update_stream(config)).config)
     except APIError as error:
         raise NotProvisionedError(
             f"stream {config.name}: {error.description}",
             hint="it exists with other settings that can't be changed; drain it, delete it and provision again",
         ) from error
+
+
+def check_schedules(expected: StreamConfig, found: StreamConfig) -> None:
+    """Raises NotProvisionedError where the server took a stream but knows no schedules: it would ring at once, or never."""
+    if expected.allow_msg_schedules and not found.allow_msg_schedules:
+        raise NotProvisionedError(
+            f"stream {expected.name}: this nats-server keeps no schedules",
+            hint="run nats-server 2.12 or newer and provision again",
+        )
 
 
 def drift(expected: ConsumerConfig, found: ConsumerConfig) -> list[str]:

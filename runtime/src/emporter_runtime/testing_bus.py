@@ -16,6 +16,7 @@ from typing import Any
 import nats
 import nats.errors
 
+from emporter_runtime.bus import Bus
 from emporter_runtime.provision import provision
 from emporter_runtime.settings import Settings
 
@@ -101,3 +102,14 @@ async def provisioned(folder: Path, **settings: Any) -> AsyncIterator[tuple[Sett
         made = Settings(nats_url=server.url, **values)
         await provision(made)
         yield made, server
+
+
+@asynccontextmanager
+async def speaking(settings: Settings) -> AsyncIterator[Bus]:
+    """A bus that publishes and consumes nothing."""
+    bus = Bus(settings, "test")
+    await bus.broker.connect()
+    try:
+        yield bus
+    finally:
+        await bus.broker.stop()

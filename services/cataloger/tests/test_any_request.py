@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ MEMORY = 400 * 2**20
 """What the process may ever have taken (VmHWM): it begins at some 150 MB, and no one body may add more than a few of its own size."""
 OPERATIONS = (
     "GET /v1/volumes", "POST /v1/volumes", "GET /v1/facets", "GET /v1/volumes/{volume}", "PATCH /v1/volumes/{volume}",
-    "GET /v1/volumes/{volume}/events", "GET /v1/volumes/{volume}/lineage", "GET /v1/raw", "GET /v1/volumes/{volume}/citation",
+    "GET /v1/volumes/{volume}/events", "GET /v1/volumes/{volume}/lineage", "GET /v1/raw", "GET /v1/quality", "GET /v1/volumes/{volume}/citation",
     "GET /v1/citations", "GET /v1/jobs", "GET /v1/jobs/{job}", "GET /v1/jobs/{job}/stream", "GET /v1/catalog.csv", "GET /v1/catalog.json",
     "PUT /v1/volumes/{volume}/annotations/{key}", "DELETE /v1/volumes/{volume}/annotations/{key}", "POST /graphql", "POST /v1/webhooks",
     "GET /v1/webhooks", "DELETE /v1/webhooks/{webhook}", "GET /v1/webhooks/{webhook}/deliveries", "POST /v1/webhooks/{webhook}/retry",
@@ -176,6 +177,7 @@ PLACES = (
     "/v1/volumes/{x}", "/v1/volumes/{x}/events", "/v1/volumes/{x}/lineage", "/v1/volumes/{x}/citation", "/v1/jobs/{x}", "/v1/jobs/{x}/stream",
     "/v1/webhooks/{x}/deliveries", "/v1/policies/{x}", "/v1/policy/decisions?volume={x}", "/v1/policy/decisions?job={x}",
     "/v1/policy/decisions?cursor={x}", "/v1/volumes/{x}/policy", "/v1/raw?url={x}", "/v1/raw?sha256={x}", "/v1/jobs?state={x}", "/v1/jobs?source={x}", "/v1/jobs?cursor={x}",
+    "/v1/quality?gate={x}", "/v1/quality?volume={x}", "/v1/quality?cursor={x}",
     f"/v1/volumes/{JOB}/events?cursor={{x}}", "/v1/citations?volume={x}", "/v1/citations?format={x}", "/{x}", "/v1/{x}",
 )  # fmt: skip
 
@@ -211,6 +213,8 @@ def test_what_is_written_may_hold_anything_and_comes_back(house: House):
 
 
 DEEP = 200_000
+NAME = random.Random(6).randbytes(3000).hex()
+GATES = [{"gate": f"g{n}", "verdict": "fail", "slices": [2**70]} for n in range(5000)] + [{"gate": NAME, "verdict": "warn"}]
 BOMBS = {
     "lists in lists": "[" * DEEP + "]" * DEEP,
     "objects in objects": '{"a":' * DEEP + "1" + "}" * DEEP,
@@ -221,6 +225,15 @@ BOMBS = {
     "a large exponent": '{"source":"lab","source_id":"x","additional_metadata":{"n":1e999999999}}',
     "no number": '{"source":"lab","source_id":"x","additional_metadata":{"n":NaN,"m":-Infinity}}',
     "an integer of many digits": '{"source":"lab","source_id":"y","additional_metadata":{"n":' + "9" * 4000 + "}}",
+    "thousands of gates": json.dumps({"source": "lab", "source_id": "g", "metadata": {"quality": {"gates": GATES}}}),
+    "names longer than an entry of an index": json.dumps(
+        {
+            "source": NAME,
+            "source_id": "long",
+            "licence": {"spdx": NAME, "known": True},
+            "metadata": {"core": {"modality": NAME, "data_type": NAME, "labels_of": NAME}},
+        }
+    ),
     "names twice": '{"source":"lab","source":"' + "b" * 50 + '","source_id":"t","source_id":"u"}',
     "a hundred thousand names": "{" + ",".join(f'"k{n}":{n}' for n in range(60_000)) + "}",
     "a long name": '{"' + "k" * 900_000 + '":1}',

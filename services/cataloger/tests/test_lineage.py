@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from sqlalchemy import select
 
 from cataloger.errors import InvalidQueryError, NotInCatalogError
+from cataloger.models import LineageEdge
 from cataloger.rebuild import rebuild
 from cataloger.testing_builders import JOB, a_record, a_status, at, store_commit
 from cataloger.testing_databases import OnPostgres, OnSqlite
@@ -56,6 +58,33 @@ class LineageSuite:
         edge = ("volume:epfl-image@r1", "volume:epfl-labels@r1", "labelled_by")
         for seen_from in ("epfl-image", "epfl-labels"):
             assert edge in self.edges(await world.catalog.lineage(VolumeRef(seen_from)))
+
+    async def test_labels_that_are_not_the_ones_shown_hang_on_their_image_too(self, world):
+        await world.hear(await world.finished("epfl-image", job="epfl-image"))
+        for run, image in (((1, 1), "epfl-image"), ((2, 1), "epfl-another")):
+            labels = await world.finished("epfl-labels", job="epfl-labels", run=run, role="labels", labels_of=image)
+            await world.hear(labels)
+        graph = await world.catalog.lineage(VolumeRef("epfl-image"))
+        assert ("volume:epfl-image@r1", "volume:epfl-labels@r1", "labelled_by") in self.edges(graph)
+        assert "volume:epfl-labels@r2" in {n["id"] for n in graph["nodes"]}
+
+    async def test_a_draft_that_is_dropped_takes_its_edges_along(self, world):
+        await world.hear(await world.finished("epfl-image", job="epfl-image"))
+        await world.hear(a_status(), await world.planned())
+        assert await self.ends(world) == [f"{JOB}@r1 made", "epfl-image@r1 made"]
+        await world.hear(a_status("pending", run=(2, 1)))
+        assert await self.ends(world) == ["epfl-image@r1 made"]
+        await world.hear(await world.planned(f"{JOB}--a", f"{JOB}--b", run=(2, 1)))
+        await world.hear(await world.planned(f"{JOB}--b", run=(2, 2)))
+        assert await self.ends(world) == [f"{JOB}--b@r2 made", "epfl-image@r1 made"]
+
+    async def ends(self, world: World) -> list[str]:
+        async with world.database.reading() as session:
+            return sorted(f"{e.volume}@r{e.revision} {e.kind}" for e in await session.scalars(select(LineageEdge)))
+
+    async def test_what_names_no_volume_is_nothing_to_hang_on(self, world):
+        await world.hear(await world.finished(labels_of="see the paper, " + "p" * 3000))
+        assert len(self.edges(await world.catalog.lineage(VolumeRef(JOB)))) == 1
 
     async def test_volumes_that_label_each_other_end(self, world):
         await world.hear(await world.finished("epfl-a", job="epfl-a", labels_of="epfl-b"))

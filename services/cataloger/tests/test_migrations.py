@@ -5,17 +5,22 @@ import asyncio
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from cataloger.curation import Curation
 from cataloger.database import MIGRATIONS, Database, DatabaseUnavailableError, downgrade
 from cataloger.feed import Feed
 from cataloger.intake import Intake
-from cataloger.models import NATIVE, Base
+from cataloger.models import NATIVE, Base, LineageEdge, QualityResult
 from cataloger.queries import Catalog
+from cataloger.rebuild import rebuild
 from cataloger.repository import rederive
-from cataloger.testing_builders import JOB, a_status, fact_of
+from cataloger.testing_builders import JOB, a_record, a_status, fact_of, judged, store_commit
+from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.events import VolumeComplete
+from emporter_contracts.records import GateResult
 from emporter_runtime.objects import Objects
 
 REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))[:-1]
@@ -25,6 +30,13 @@ REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-
 def is_common(_, name, kind, reflected, compared) -> bool:
     """Not one database's own way of searching, which the models do not know."""
     return not (name or "").startswith(NATIVE)
+
+
+async def derived(database: Database) -> list[list[tuple]]:
+    """The edges and the results of gates."""
+    async with database.reading() as session:
+        found = [(await session.execute(select(model.__table__))).all() for model in (LineageEdge, QualityResult)]
+    return [sorted(tuple(map(str, row)) for row in rows) for rows in found]
 
 
 class MigrationSuite:
@@ -71,6 +83,44 @@ class MigrationSuite:
         found = await Catalog(database).volumes(CatalogQuery(q="hippocampus", sort="relevance"))
         assert [row["volume"] for row in found.items] == [JOB]
         assert await rederive(database) == 0
+        await database.close()
+
+    @pytest.mark.parametrize("first", ["the start", "what happens meanwhile"])
+    async def test_edges_and_results_come_back_with_their_tables(self, url, first):
+        await self.migrate(url)
+        database = Database.open(url)
+        world = World(database)
+        found = GateResult(
+            gate="shifted", verdict="fail", measured=1, threshold=1, slices=(7,), evidence="slices 7 are displaced"
+        )
+        for revision, image in ((1, "epfl-image@r3"), (2, None)):
+            record = judged(a_record(revision=revision, labels_of=image), found)
+            await store_commit(world.objects, record)
+            await world.hear(VolumeComplete(job=JOB, revision=revision, generation=1, volume=JOB, digest="d" * 64))
+        before = await derived(database)
+        assert [len(rows) for rows in before] == [3, 2]
+        await database.run_sync(lambda c: downgrade(c, "0009"))
+        await database.migrate()
+        assert await derived(database) == [[], []]
+        if first == "the start":
+            assert await rederive(database) == 1
+        else:
+            await Curation(database, world.objects).annotate(JOB, "stain", "osmium")
+            assert await rederive(database) == 0
+        assert await derived(database) == before
+        await database.close()
+
+    async def test_what_is_read_where_it_lies_is_known_as_soon_as_there_is_a_column_for_it(self, url):
+        await self.migrate(url)
+        database = Database.open(url)
+        world = World(database)
+        for volume, managed in (("epfl-here", True), ("registered-there", False)):
+            await store_commit(world.objects, a_record(volume, 1).model_copy(update={"managed": managed}), volume)
+        await rebuild(world.objects, database)
+        await database.run_sync(lambda c: downgrade(c, "0011"))
+        await database.migrate()
+        assert [row["volume"] for row in await world.rows(managed=False)] == ["registered-there"]
+        assert [row["volume"] for row in await world.rows(managed=True)] == ["epfl-here"]
         await database.close()
 
     async def test_migrating_again_changes_nothing(self, url):

@@ -6,10 +6,13 @@ import pytest
 
 from cataloger.database import Database
 from cataloger.testing import create_database
-from cataloger.testing_builders import a_status, at
-from cataloger.testing_plans import plans_of
+from cataloger.testing_builders import a_record, a_status, at, judged, store_commit
+from cataloger.testing_plans import _statements, plans_of
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
+from emporter_contracts.events import VolumeComplete
+from emporter_contracts.ids import VolumeRef
+from emporter_contracts.records import GateResult
 
 # A few rows are always read fastest from end to end; whether an index could answer is what is asked here.
 NO_SCANS = ("enable_seqscan = off",)
@@ -51,12 +54,14 @@ async def forty(forty_url: str):
         ({"dtype": "uint8"}, "ix_volumes_dtype"),
         ({"licence": "CC0-1.0"}, "ix_volumes_licence"),
         ({"verdict": "fail"}, "ix_volumes_verdict"),
+        ({"gate": "shifted:fail"}, "ix_quality_results_gate"),
         ({"held": True}, "ix_volumes_held"),
+        ({"managed": False}, "ix_volumes_managed"),
+        ({"managed": True}, "ix_volumes_managed"),
         ({"labels_of": "idr-1", "sort": "id"}, "ix_volumes_image"),
         ({"q": "hippocampus", "sort": "relevance"}, "search_by_words"),
         ({"ranges": {"bytes": "1e3..2e3"}, "sort": "bytes"}, "ix_volumes_bytes"),
         ({"ranges": {"created_at": "2024-05-01"}, "sort": "-created_at"}, "ix_volumes_created_at"),
-        ({"where": ("metadata.core.axes=zyx",)}, "search_by_record"),
     ],
 )
 async def test_a_question_is_answered_from_an_index(forty, query, index):
@@ -70,6 +75,18 @@ def _only(query: dict) -> tuple[str, ...]:
     return ("enable_indexscan = off",) if "q" in query or "where" in query else ("enable_bitmapscan = off",)
 
 
+async def test_what_a_gate_often_finds_is_met_by_walking_a_few_rows(postgres, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED", 4)
+    world = World(postgres)
+    for n in range(12):
+        gate = GateResult(gate="completeness", verdict="warn" if n % 2 else "pass")
+        await store_commit(world.objects, judged(a_record(f"idr-{n}"), gate), f"idr-{n}")
+        await world.hear(VolumeComplete(job=f"idr-{n}", revision=1, generation=1, volume=f"idr-{n}", digest="d" * 64))
+    asked = world.catalog.volumes(CatalogQuery(gate="completeness", limit=1))
+    [walked] = [plan for plan in await plans_of(postgres, asked) if "quality_results" in plan.statement]
+    assert "volumes.updated_at >= $" in walked.statement
+
+
 async def test_a_time_long_ago_is_entered_by_both_its_ends(forty, monkeypatch):
     monkeypatch.setattr("cataloger.probing.PROBED", 4)
     monkeypatch.setattr("cataloger.probing.FARTHEST", 8)
@@ -79,6 +96,109 @@ async def test_a_time_long_ago_is_entered_by_both_its_ends(forty, monkeypatch):
     assert "created_at >= $1" in gathered
     assert "created_at <= $2" in gathered
     assert "IS true" not in gathered, "what is written so enters no index"
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["additional_metadata.dose>=5", "metadata.core.description~zebrafish", "additional_metadata.dose", "metadata.core.axes=xyz"],
+)
+async def test_what_few_records_hold_is_entered_by_the_index_of_fields(forty, monkeypatch, where):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    # What all have is tried row by row, whatever index there is.
+    asked = World(forty).catalog.volumes(CatalogQuery(where=("metadata.core.axes!=xyz", where)))
+    plans = await plans_of(forty, asked, settings=(*NO_SCANS, "enable_indexscan = off"))
+    [entered] = [plan for plan in plans if "search_fields" in plan.statement]
+    assert "search_by_fields" in entered.indexes
+    assert entered.statement.count("search_keys") == 1 + where.count("~"), "what all have is not entered"
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ({}, "ix_quality_results_at"),
+        ({"verdict": "fail"}, "ix_quality_results_verdict"),
+        ({"gate": "shifted", "verdict": "fail"}, "ix_quality_results_gate"),
+        ({"gate": "shifted:fail"}, "ix_quality_results_gate"),
+        ({"id": "idr-1"}, "quality_results_pkey"),
+    ],
+)
+async def test_results_of_gates_are_listed_from_an_index(forty, query, index):
+    listed = World(forty).catalog.quality(CatalogQuery(kind="quality", **query))
+    results, *_ = await plans_of(forty, listed, settings=(*NO_SCANS, "enable_bitmapscan = off"))
+    assert results.indexes == {index}
+
+
+@pytest.mark.parametrize(
+    "query", [{"kind": "volumes", "gate": "shifted"}, {"kind": "quality", "gate": "shifted", "verdict": "fail"}]
+)
+async def test_findings_are_looked_up_in_sqlite_too(sqlite, query):
+    with _statements(sqlite) as sent:
+        await World(sqlite).catalog.answer(CatalogQuery(**query))
+    [(statement, parameters)] = [said for said in sent if "quality_results" in said[0]]
+    async with sqlite._engine.connect() as connection:
+        steps = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).scalars("detail").all()
+    assert any("ix_quality_results_gate (gate=? AND verdict=?)" in step for step in steps)
+
+
+async def test_edges_are_walked_by_index_from_either_end(forty):
+    plans = await plans_of(forty, World(forty).catalog.lineage(VolumeRef("idr-1")), settings=NO_SCANS)
+    walked = [plan.indexes for plan in plans if "FROM lineage_edges" in plan.statement]
+    assert walked == [{"lineage_edges_pkey"}, {"ix_lineage_edges_start"}]
+
+
+@pytest.mark.parametrize("where", ["source_id~3", "source_id~1", "source_id~0", "source_id=17", "revision>=1", "revision>1"])
+@pytest.mark.parametrize(
+    ("probed", "walked", "common", "margin", "limit"),
+    [(4, 0, 1, 2.0, 3), (8, 0, 100, 2.0, 3), (4, 1000, 1, 2.0, 3), (2, 8, 4, 2.0, 3), (9, 0, 1, 0.5, 3), (11, 0, 1, 1.0, 1)],
+)
+async def test_however_records_are_looked_for_the_same_are_found(
+    forty, monkeypatch, where, probed, walked, common, margin, limit
+):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", probed)
+    monkeypatch.setattr("cataloger.probing.WALKED_RECORDS", walked)
+    monkeypatch.setattr("cataloger.probing.COMMON", common)
+    monkeypatch.setattr("cataloger.probing.MARGIN", margin)
+    fits = {"source_id=17": lambda n: n == "17", "revision>=1": lambda _: True, "revision>1": lambda _: False}
+    expected = [str(n) for n in reversed(range(40)) if fits.get(where, lambda n: where[-1] in n)(str(n))]
+    found, cursor = [], None
+    for _ in range(len(expected) // limit + 1):
+        page = await World(forty).catalog.volumes(CatalogQuery(where=(where,), limit=limit, cursor=cursor))
+        found += [row["source_id"] for row in page.items]
+        if (cursor := page.cursor) is None:
+            break
+    assert found == expected
+    assert cursor is None
+
+
+async def test_what_the_index_of_fields_finds_is_asked_of_the_record(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    catalog = World(forty).catalog
+    # Both ends of a range are looked up, so a record at its end is found and does not fit.
+    assert (await catalog.volumes(CatalogQuery(where=("revision>1",)))).items == []
+    assert (await catalog.facets(CatalogQuery(where=("revision>1",), kind="facets")))["counted"] == 0
+    assert len((await catalog.volumes(CatalogQuery(where=("revision>=1", "source_id=7")))).items) == 1
+
+
+@pytest.mark.parametrize("kind", ["facets", "by source"])
+async def test_a_list_that_is_not_walked_is_narrowed_to_what_an_index_finds(forty, monkeypatch, kind):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    catalog, rare, common = World(forty).catalog, ("metadata.core.axes=xyz",), ("metadata.core.axes=zyx",)
+    for where, entered in (rare, True), (common, False):
+        query = CatalogQuery(where=where, sort="source") if kind == "by source" else CatalogQuery(where=where, kind="facets")
+        asked = catalog.facets(query) if kind == "facets" else catalog.volumes(query)
+        plans = await plans_of(forty, asked, settings=(*NO_SCANS, "enable_indexscan = off"))
+        assert any("search_by_fields" in plan.indexes for plan in plans) is entered
+
+
+async def test_what_many_volumes_have_is_not_handed_on_as_a_list_of_them(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    monkeypatch.setattr("cataloger.probing.FEW", 3)
+    catalog = World(forty).catalog
+    few, many = ("source_id~39",), ("source_id~1",)
+    counted = [(await catalog.facets(CatalogQuery(where=where, kind="facets")))["counted"] for where in (few, many)]
+    assert counted == [1, 13]
+    listed = await catalog.volumes(CatalogQuery(where=many, sort="source", limit=50))
+    assert [row["source_id"] for row in listed.items] == sorted(str(n) for n in range(40) if "1" in str(n))
 
 
 async def test_a_file_is_looked_up_by_content_and_by_address(postgres):

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +19,7 @@ from emporter_runtime.bus import Bus
 from emporter_runtime.objects import Objects
 from emporter_runtime.removal import remove
 from emporter_runtime.settings import Settings
-from emporter_runtime.testing_bus import free_port, provisioned
+from emporter_runtime.testing_bus import free_port, provisioned, speaking
 
 WAIT = 60
 """Seconds until a claim that never comes true is a failure."""
@@ -83,17 +82,6 @@ async def running(tmp_path):
         yield running
         if running.process is not None and running.process.returncode is None:
             await running.stop()
-
-
-@asynccontextmanager
-async def speaking(settings: Settings):
-    """A bus that publishes."""
-    bus = Bus(settings, "test")
-    await bus.broker.connect()
-    try:
-        yield bus
-    finally:
-        await bus.broker.stop()
 
 
 async def say(bus: Bus, version: int, state: str, **fields) -> None:

@@ -1,7 +1,6 @@
 """Several senders, and receivers that do harm: nothing is lost, nothing is told twice by two, nobody is led inward."""
 
 import asyncio
-import json
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -9,9 +8,13 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Route
 
+from cataloger.outbox import Outbox
+from cataloger.posting import Post
+from cataloger.sending import Sender
 from cataloger.testing_builders import a_status
 from cataloger.testing_databases import OnPostgres, OnSqlite
-from cataloger.webhooks import Post, Sender, Subscription, Webhooks
+from cataloger.testing_doorbells import MemoryDoorbells
+from cataloger.webhooks import Subscription, Webhooks
 from emporter_runtime.health import serving
 
 JOBS = 25
@@ -37,7 +40,9 @@ class SendersSuite:
         async with receiver(take) as url:
             hook = await Webhooks(world.database).subscribe(Subscription(url=url))
             await world.hear(*(a_status(job=f"epfl-v{n}") for n in range(JOBS)))
-            await asyncio.gather(*(Sender(world.database, post).send_due() for post in posts))
+            outbox = Outbox(world.database)
+            pairs = [(MemoryDoorbells(), post) for post in posts]
+            await asyncio.gather(*(bells.all_told_by(Sender(outbox, bells, post)) for bells, post in pairs))
             assert len(await Webhooks(world.database).deliveries(hook["id"], "delivered", 1000)) == JOBS
         assert set(told.values()) == {1}
         assert len(told) == JOBS
@@ -60,45 +65,12 @@ class SendersSuite:
                 hook = await Webhooks(world.database).subscribe(Subscription(url=url))
                 await world.hear(a_status())
                 post = Post(allow_private=True)
-                await Sender(world.database, post).send_due()
+                bells = MemoryDoorbells()
+                await bells.all_told_by(Sender(Outbox(world.database), bells, post))
                 await post.close()
         assert inside == []
         [waiting] = await Webhooks(world.database).deliveries(hook["id"], "pending", 10)
         assert "307" in waiting["error"]
-
-    async def test_receivers_that_are_down_hang_or_answer_500_keep_nobody_waiting_and_lose_nothing(self, world):
-        release = asyncio.Event()
-        good: list[str] = []
-
-        async def take(request):
-            good.append(json.loads(await request.body())["data"]["job"])
-            return PlainTextResponse("")
-
-        async def fail(_):
-            return PlainTextResponse("", 500)
-
-        async def hang(_):
-            await release.wait()
-            return PlainTextResponse("")
-
-        hooks = Webhooks(world.database)
-        post = Post(allow_private=True)
-        sender = Sender(world.database, post)
-        async with receiver(take) as a, receiver(fail) as b, receiver(hang) as c:
-            known = {url: await hooks.subscribe(Subscription(url=url)) for url in ("http://127.0.0.1:1/", b, c, a)}
-            sending = asyncio.create_task(sender.send_for_ever())
-            for n in range(JOBS):
-                await world.hear(a_status(job=f"epfl-v{n}"))
-            async with asyncio.timeout(60):
-                while len(good) < JOBS:
-                    await asyncio.sleep(0.02)
-            assert sorted(good) == sorted(f"epfl-v{n}" for n in range(JOBS))
-            release.set()
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            for url in ("http://127.0.0.1:1/", b):
-                assert len(await hooks.deliveries(known[url]["id"], "pending", 1000)) == JOBS
-        await post.close()
 
 
 class TestSendersOnSqlite(OnSqlite, SendersSuite):

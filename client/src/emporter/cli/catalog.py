@@ -43,6 +43,9 @@ def volumes(
     status: Annotated[str | None, typer.Option(help="Only in this state, such as complete.")] = None,
     max_voxel_nm: Annotated[float | None, typer.Option(help="Only with voxels at most this coarse.")] = None,
     verdict: Annotated[str | None, typer.Option(help="Only what the quality gates said this of: pass, warn or fail.")] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Only where this quality gate warns or fails: shifted; or says this: shifted:fail.")
+    ] = None,
     held: Annotated[bool | None, typer.Option("--held/--not-held", help="Only if a revision waits to be released.")] = None,
     json: Json = False,
     stack: Stack = None,
@@ -50,8 +53,9 @@ def volumes(
     """List the volumes of the catalog."""
     from emporter.cli import showing
 
-    asked = {"source": source, "status": status, "max_voxel_nm": max_voxel_nm, "verdict": verdict, "held": held}
-    found = with_client(stack, lambda client: client.volumes(text, **asked))
+    asked = {"source": source, "status": status, "max_voxel_nm": max_voxel_nm}
+    judged = {"verdict": verdict, "gate": gate, "held": held}
+    found = with_client(stack, lambda client: client.volumes(text, **asked, **judged))
     if json:
         showing.print_json(found)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from starlette.middleware import Middleware
 
@@ -12,19 +13,23 @@ from cataloger.api.gate import CatalogGate
 from cataloger.api.guard import WriteGuard
 from cataloger.api.rest import build
 from cataloger.curation import Curation
-from cataloger.database import Database, migrated
+from cataloger.database import Database, migrated, patiently
+from cataloger.doorbells import BusDoorbells
 from cataloger.feed import Feed
-from cataloger.handlers import register
+from cataloger.handlers import answer_doorbells, register
 from cataloger.holds import Holds
 from cataloger.intake import Intake
 from cataloger.openlineage import Backend, LineageSender
+from cataloger.outbox import Outbox
 from cataloger.policy import Policies
+from cataloger.posting import Post
 from cataloger.queries import Catalog
 from cataloger.removal import Removals
 from cataloger.repository import rederive
 from cataloger.revising import Corrections, asking
+from cataloger.sending import Sender
 from cataloger.settings import CatalogerSettings
-from cataloger.webhooks import LINEAGE, Post, Sender, Webhooks
+from cataloger.webhooks import LINEAGE, Webhooks
 from emporter_runtime.bus import Bus
 from emporter_runtime.health import Check, serving
 from emporter_runtime.objects import Objects
@@ -38,20 +43,23 @@ async def serve(settings: CatalogerSettings) -> None:
     objects = Objects.open(settings)
     feed = Feed()
     lineage = Backend(settings.openlineage_url, settings.openlineage_file)
-    intake = Intake(database, objects, feed, states_also_to=[LINEAGE] if lineage.wanted else [])
+    bus = Bus(settings, service="cataloger")
+    doorbells = BusDoorbells(bus)
+    also = [LINEAGE] if lineage.wanted else []
+    intake = Intake(database, objects, feed, states_also_to=also, ring=doorbells.ring)
     post = Post(allow_private=settings.webhook_allow_private)
-    sender = Sender(database, post, LineageSender(database, lineage))
+    sender = Sender(Outbox(database), doorbells, post, LineageSender(database, lineage))
     removals = Removals(database, objects, intake)
     catalog = Catalog(database, settings.catalog_url, settings.blocks_url)
     policy = Policy.read(settings.policy)
     policies, holds = Policies(database, catalog, policy), Holds(database, objects, intake, policy)
-    bus = Bus(settings, service="cataloger")
     register(bus, intake, catalog)
+    answer_doorbells(bus, sender)
     checks: dict[str, Check] = {"bus": bus.ready, "database": database.ready, "store": objects.ready}
     guard = WriteGuard(settings.catalog_token.get_secret_value(), settings.http_host)
     entering = writes.routes(Curation(database, objects), guard)
     correcting = corrections.routes(Corrections(asking(bus), objects, intake), guard)
-    telling = hooks.routes(Webhooks(database), guard)
+    telling = hooks.routes(Webhooks(database, doorbells.ring), guard)
     more = (entering, correcting, graphql.routes(catalog), telling, policy_routes.routes(policies))
     app = build(catalog, removals, feed, checks, settings.stream_keep_alive_seconds, *more)
     if access is not None:
@@ -61,10 +69,10 @@ async def serve(settings: CatalogerSettings) -> None:
         async with serving(app, settings.http_host, settings.http_port):
             try:
                 await migrated(database)
-                await rederive(database)
                 await policies.remember()
                 async with bus.running(), asyncio.TaskGroup() as tasks:
-                    tasks.create_task(sender.send_for_ever())
+                    tasks.create_task(patiently(functools.partial(rederive, database)))
+                    tasks.create_task(sender.sweep_for_ever(settings.sweep_seconds))
                     tasks.create_task(holds.sweep_for_ever(settings.sweep_seconds))
                     await removals.sweep_for_ever(settings.sweep_seconds)
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -66,7 +66,8 @@ class Database:
         # A plan made for any words suits none: rare ones want the index of words, common ones that of times.
         # And a disk without moving parts reads any page as fast as the next: the rows of a rare word cost less than the index
         # entries of a common one beside it.
-        settings = {"plan_cache_mode": "force_custom_plan", "random_page_cost": "1.1"}
+        # Compiling a plan takes longer than the plan.
+        settings = {"plan_cache_mode": "force_custom_plan", "random_page_cost": "1.1", "jit": "off"}
         connect = {"server_settings": settings}
         return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True, connect_args=connect))
 
@@ -136,10 +137,15 @@ class Database:
 
 async def migrated(database: Database) -> None:
     """Migrate, waiting for a database that is not up yet: a service may start before what it stands on."""
+    await patiently(database.migrate)
+
+
+async def patiently(step: Callable[[], Awaitable[object]]) -> None:
+    """Take a step, from its beginning as often as the database goes away meanwhile."""
     delay, longest = RETRY_SECONDS
     while True:
         try:
-            await database.migrate()
+            await step()
         except DatabaseUnavailableError as error:
             log.warning("database_unavailable", error=error.message, again_in=delay)
             await asyncio.sleep(delay)
@@ -194,8 +200,8 @@ def _patience(seconds: float) -> Iterator[None]:
         if str(getattr(error.orig, "sqlstate", None)) != CANCELED and str(error.orig) != "interrupted":
             raise
         raise TooSlowError(
-            f"the answer was not found within {seconds:g} seconds: no index leads to it",
-            hint="narrow it by source=, status=, organism=, dates or words, or ask for a value with = instead of >=, ~ or none",
+            f"the answer was not found within {seconds:g} seconds",
+            hint="narrow it by source=, status=, organism=, dates or words; after ~ give a word of three letters or more",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How many volumes of a query have which source, modality, organism, dtype, licence, status and caveat."""
+"""How many volumes of a query have which source, modality, organism, dtype, licence, status, caveat and finding of a gate."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, case, cast, desc, func, literal, select, true, union_all
+from sqlalchemy import CTE, ColumnElement, Text, and_, case, cast, desc, func, literal, select, true, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.database import Database
-from cataloger.filters import EQUAL, volume_filters
-from cataloger.models import Volume
+from cataloger.filters import EQUAL, filters_of
+from cataloger.gates import said_by
+from cataloger.models import QualityResult, Volume
+from cataloger.probing import narrowed
 from emporter_contracts.commands import CatalogQuery
 
 FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role", "verified", "verdict", "held")
-"""Columns that are counted; `caveat` is counted beside them."""
+"""Columns that are counted; beside them `caveat`, and `gate`: those that warn or fail."""
 FACET_ROWS = 3_000
 """Volumes of a narrowed list that are counted, the newest first: all of them would take seconds in a large catalog."""
 FACET_VALUES = 100
@@ -87,10 +89,23 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
         "held": case((Volume.held, "true"), else_="false"),
     }
     columns = [counted_by[name].label(name) for name in FACETS]
-    rows = select(*columns, Volume.caveats.label("caveats")).where(*volume_filters(query, dialect))
+    fits = await narrowed(session, filters_of(query, dialect))
+    rows = select(*columns, Volume.id, Volume.revision, Volume.caveats.label("caveats")).where(*fits)
     if limit is not None:
         rows = rows.order_by(Volume.updated_at.desc(), Volume.id).limit(limit)
     matched = rows.cte("matched")
+    counts: dict[str, list[tuple[str | None, int]]] = {name: [] for name in (*FACETS, "caveat", "gate")}
+    counted = 0
+    for facet, value, n in await session.execute(union_all(*_parts(matched, dialect)).order_by(desc("n"), "value")):
+        if not facet:
+            counted = n
+        elif len(counts[facet]) < FACET_VALUES:
+            counts[facet].append((value, n))
+    return Facets(counts, counted, complete=limit is None or counted < limit)
+
+
+def _parts(matched: CTE, dialect: str) -> list[Any]:
+    """Facet, value and count of what matched, and how many did, under no name."""
     parts = [
         select(literal(name).label("facet"), cast(matched.c[name], Text).label("value"), func.count().label("n"))
         .select_from(matched)
@@ -103,15 +118,15 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
         .select_from(matched.join(items, true()))
         .group_by(items.c.value)
     )
+    found = and_(QualityResult.volume == matched.c.id, QualityResult.revision == matched.c.revision)
+    parts.append(
+        select(literal("gate"), cast(QualityResult.gate, Text), func.count())
+        .select_from(matched.join(QualityResult, found))
+        .where(said_by(None))
+        .group_by(QualityResult.gate)
+    )
     parts.append(select(literal(""), literal(""), func.count()).select_from(matched))
-    counts: dict[str, list[tuple[str | None, int]]] = {name: [] for name in (*FACETS, "caveat")}
-    counted = 0
-    for facet, value, n in await session.execute(union_all(*parts).order_by(desc("n"), "value")):
-        if not facet:
-            counted = n
-        elif len(counts[facet]) < FACET_VALUES:
-            counts[facet].append((value, n))
-    return Facets(counts, counted, complete=limit is None or counted < limit)
+    return parts
 
 
 def _items(caveats: Any, dialect: str) -> Any:

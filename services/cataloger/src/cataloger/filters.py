@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, select
-from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 from sqlalchemy.orm import InstrumentedAttribute
 
-from cataloger import jsonpaths, ranges
+from cataloger import gates, jsonpaths, ranges
 from cataloger.errors import InvalidQueryError
+from cataloger.fields import keys_of, looked_up_at_once
 from cataloger.models import Annotation, Revision, Volume
 from cataloger.records import REMOVED
 from cataloger.search import search_of, words_of
@@ -33,8 +36,31 @@ EQUAL: dict[str, InstrumentedAttribute[Any]] = {
 """What a filter of this name compares; the values of most of them are facets."""
 
 
-def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
+ONE_BY_ONE = 0
+"""Offset of a subquery that PostgreSQL then asks of one volume after the other, and never of all records at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One condition on volumes."""
+
+    holds: ColumnElement[bool]
+    entered: ColumnElement[bool] | None = None
+    """For what is asked of records: which revisions may meet it, as an index of theirs has it."""
+
+
+def filters_of(query: CatalogQuery, dialect: str) -> list[Filter]:
     """The conditions of a query, all of which must hold. Raises InvalidQueryError."""
+    if len(query.where) > jsonpaths.MAX_CONDITIONS:
+        raise InvalidQueryError(
+            f"{len(query.where)} conditions are too many", hint=f"give at most {jsonpaths.MAX_CONDITIONS} where="
+        )
+    asked = looked_up_at_once([jsonpaths.parse(condition) for condition in query.where])
+    plain = [Filter(condition) for condition in _plain(query, dialect)]
+    return plain + [_of_record(some, dialect) for some in asked]
+
+
+def _plain(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
     check("status", query.status, [*STATES, REMOVED])
     check("verdict", query.verdict, VERDICTS)
     wanted = {name: getattr(query, name) for name in EQUAL}
@@ -50,18 +76,13 @@ def volume_filters(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool
     if query.caveat:
         found.append(_caveat(text("caveat", query.caveat), dialect))
     if query.managed is not None:
-        # Records of before there were others do not say it.
-        elsewhere = _record(jsonpaths.parse("managed=false"), dialect)
-        found.append(~elsewhere if query.managed else elsewhere)
+        found.append(Volume.managed.expression if query.managed else ~Volume.managed)
+    if query.gate:
+        found.append(gates.shown_with(query.gate))
     if query.held is not None:
         found.append(Volume.held.expression if query.held else ~Volume.held)
     if query.annotation:
         found.append(_annotation(text("annotation", query.annotation)))
-    if len(query.where) > jsonpaths.MAX_CONDITIONS:
-        raise InvalidQueryError(
-            f"{len(query.where)} conditions are too many", hint=f"give at most {jsonpaths.MAX_CONDITIONS} where="
-        )
-    found += [_record(jsonpaths.parse(condition), dialect) for condition in query.where]
     search = search_of(dialect)
     return found + [search.matches(word) for word in words_of(query.q)]
 
@@ -93,12 +114,23 @@ def _annotation(wanted: str) -> ColumnElement[bool]:
     return exists(select(literal(1)).where(*conditions))
 
 
-def _record(condition: jsonpaths.Condition, dialect: str) -> ColumnElement[bool]:
-    shown = [Revision.volume == Volume.id, Revision.revision == Volume.revision]
-    holds: ColumnElement[bool]
-    if dialect == "postgresql":
-        path = cast(cast(literal(condition.jsonpath()), Text), JSONPATH)
-        holds = cast(Revision.record, JSONB).path_exists(path)
-    else:
-        holds = func.emporter_json_match(Revision.record, condition.document()) == 1
-    return exists(select(literal(1)).where(*shown, holds))
+def _of_record(conditions: Sequence[jsonpaths.Condition], dialect: str) -> Filter:
+    record = (Revision.volume == Volume.id, Revision.revision == Volume.revision)
+    if dialect != "postgresql":
+        meets = (func.emporter_json_match(Revision.record, condition.document()) == 1 for condition in conditions)
+        return Filter(exists(select(literal(1)).where(*record, *meets)))
+    # One path for all: the record is unpacked for each.
+    path = cast(cast(literal(jsonpaths.together(conditions)), Text), JSONPATH)
+    met = select(literal(1)).where(*record, cast(Revision.record, JSONB).path_exists(path))
+    return Filter(exists(met.offset(ONE_BY_ONE)), _entered(conditions))
+
+
+def _entered(conditions: Sequence[jsonpaths.Condition]) -> ColumnElement[bool]:
+    """Revisions that may meet conditions, by the index of fields."""
+    keys, fields = keys_of(conditions), func.search_fields(cast(Revision.record, JSONB))
+    one: ColumnElement[bool] = fields.op("&&", is_comparison=True)(_keys(keys.any_of))
+    return or_(fields.op("@>", is_comparison=True)(_keys(keys.all_of)), one) if keys.all_of else one
+
+
+def _keys(names: tuple[str, ...]) -> ColumnElement[Any]:
+    return func.search_keys(literal(list(names), ARRAY(Text)))

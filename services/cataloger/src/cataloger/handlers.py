@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter
 
+from cataloger.doorbells import CONSUMER, Ring
 from cataloger.facts import fact_of_decisions, fact_of_event, fact_of_status
 from cataloger.intake import Intake
 from cataloger.queries import Catalog
+from cataloger.sending import SUBSCRIPTIONS_AT_ONCE, Sender
 from emporter_contracts import subjects
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.events import (
@@ -22,6 +24,7 @@ from emporter_contracts.events import (
 from emporter_contracts.jobs import JobStatus
 from emporter_contracts.policy import PolicyDecided
 from emporter_runtime.bus import Bus, Delivery
+from emporter_runtime.heartbeat import kept_alive
 
 EVENTS: dict[str, type[RunEvent | PolicyDecided]] = {
     event_type(model): model for model in (RawPlanReady, RawManifestComplete, LevelComplete, VolumeComplete, PolicyDecided)
@@ -83,3 +86,15 @@ def register(bus: Bus, intake: Intake, catalog: Catalog) -> None:
     @bus.answer(subjects.CATALOG_QUERY, queue="cataloger")
     async def on_query(query: CatalogQuery, delivery: Delivery) -> dict[str, Any]:  # noqa: ARG001
         return await catalog.answer(query)
+
+
+def answer_doorbells(bus: Bus, sender: Sender) -> None:
+    """Tell subscriptions what is due when their doorbell rings on `bus`."""
+
+    @bus.consume(CONSUMER, workers=SUBSCRIPTIONS_AT_ONCE)
+    async def on_due(body: bytes, delivery: Delivery) -> None:  # noqa: ARG001
+        ring = Ring.of(delivery)
+        if ring is None:
+            return
+        async with kept_alive(delivery, bus.settings.ack_wait_seconds):
+            await sender.answer(ring)

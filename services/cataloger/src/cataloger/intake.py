@@ -6,15 +6,19 @@ run. A commit always counts: a revision that is committed is complete for ever, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.database import Database
+from cataloger.doorbells import RingFor, ring_nobody
 from cataloger.facts import Fact
 from cataloger.feed import Feed
 from cataloger.models import Job
+from cataloger.outbox import Telling
 from cataloger.policy import decisions_of
 from cataloger.records import document, moved, placeholder, planned, rank, rank_of, stub
 from cataloger.repository import Writer, uncommitted
@@ -32,10 +36,19 @@ log = get_logger(__name__)
 
 
 class Intake:
-    """Takes facts in."""
+    """Takes facts in. `ring` rings the doorbell of a subscription that is to be told one."""
 
-    def __init__(self, database: Database, objects: Objects, feed: Feed, *, states_also_to: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        feed: Feed,
+        *,
+        states_also_to: Sequence[str] = (),
+        ring: RingFor = ring_nobody,
+    ) -> None:
         self._states_also_to = states_also_to
+        self._ring = ring
         self._database = database
         self._objects = objects
         self._feed = feed
@@ -43,7 +56,7 @@ class Intake:
     async def state_changed(self, status: JobStatus, fact: Fact) -> bool:
         """A job's state; whether it was news."""
         finals = await self._finals_of(status)
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             job = await writer.open(status)
             news = rank_of(status) > rank(job.revision, job.generation, job.state, job.version)
@@ -51,7 +64,7 @@ class Intake:
                 await writer.note(fact)
             if news and (job.version == 0 or (job.revision, job.generation, job.state) != (*status.run, status.state)):
                 # Of a job's many states those that move it are told; the rest is progress.
-                await writer.tell(fact, status.source, also=self._states_also_to)
+                await telling.tell(fact, status.source, also=self._states_also_to)
             redrawn = await _advance(writer, job, status) if news else False
             for final in finals:
                 await _commit(writer, job.id, final)
@@ -74,10 +87,10 @@ class Intake:
     async def plan_found(self, plan: FetchPlan, generation: int, fact: Fact | None = None) -> None:
         """The volumes of a plan become drafts, unless a newer run has begun."""
         heard = placeholder(plan.job, plan.source, plan.source_id, (plan.revision, generation), plan.planned_at)
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             if fact is not None and await writer.note(fact):
-                await writer.tell(fact, plan.source)
+                await telling.tell(fact, plan.source)
             job = await _opened(writer, heard)
             if plan.revision < job.revision:
                 return
@@ -92,10 +105,10 @@ class Intake:
     async def manifest_complete(self, event: RawManifestComplete, fact: Fact) -> None:
         """A run's raw objects are all stored and hashed: where its volumes will come from."""
         manifest = await read_manifest(self._objects, event.job, event.revision)
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             if await writer.note(fact):
-                await writer.tell(fact, await writer.source_of(event.job))
+                await telling.tell(fact, await writer.source_of(event.job))
             if manifest is not None:
                 await writer.put_origins(event.job, event.revision, manifest.objects)
 
@@ -111,10 +124,10 @@ class Intake:
 
     async def committed(self, job: str, generation: int, final: Final, fact: Fact | None = None) -> None:
         """Take in what the store holds of a committed revision."""
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             if fact is not None and await writer.note(fact) and final.record is not None:
-                await writer.tell(fact, final.record.get("source", ""))
+                await telling.tell(fact, final.record.get("source", ""))
             if final.record is not None:
                 known = MetadataRecord.model_validate(final.record)
                 # A correction was never run: the job stands where it stood.
@@ -131,6 +144,7 @@ class Intake:
         job = job_of(volume)
         async with self._database.writing() as session:
             writer = Writer(session)
+            await writer.hold_off(job)
             news = [await writer.mark_removed(volume, revision, at) for revision, at in revisions.items()]
             if any(news):
                 await writer.refresh(job)
@@ -140,6 +154,7 @@ class Intake:
         """These revisions of a volume are held no more; whether that is news."""
         async with self._database.writing() as session:
             writer = Writer(session)
+            await writer.hold_off(job_of(volume))
             news = [await writer.mark_held(volume, revision, held=False) for revision in revisions]
             if any(news):
                 await writer.refresh(job_of(volume))
@@ -147,18 +162,27 @@ class Intake:
 
     async def decided(self, event: PolicyDecided, fact: Fact) -> None:
         """What rules of the policy said; it changes no volume."""
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             await writer.keep(decisions_of(event, fact.id))
             if await writer.note(fact):
-                await writer.tell(fact, event.source)
+                await telling.tell(fact, event.source)
 
     async def listed(self, fact: Fact) -> None:
         """A fact that changes nothing the catalog shows but the volume's history."""
-        async with self._database.writing() as session:
+        async with self._telling() as (session, telling):
             writer = Writer(session)
             if await writer.note(fact):
-                await writer.tell(fact, await writer.source_of(fact.job))
+                await telling.tell(fact, await writer.source_of(fact.job))
+
+    @asynccontextmanager
+    async def _telling(self) -> AsyncIterator[tuple[AsyncSession, Telling]]:
+        """A transaction that tells; whoever is told in it hears a doorbell after it."""
+        async with self._database.writing() as session:
+            telling = Telling(session)
+            yield session, telling
+        for name in telling.told:
+            await self._ring(name)
 
     async def _finals_of(self, status: JobStatus) -> list[Final]:
         """The final records of volumes a state calls committed and the catalog does not have.
@@ -206,7 +230,7 @@ async def _advance(writer: Writer, job: Job, status: JobStatus) -> bool:
         if volume not in known:
             await writer.put(job.id, volume, status.revision, document(stub(status, volume)))
     for draft in await writer.drafts(job.id, status.revision):
-        draft.record = moved(draft.record, status)
+        await writer.amend(draft, moved(draft.record, status))
     return True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator as operators
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,13 @@ def parse(text: str) -> Condition:
     if operator is None:
         raise _invalid(text, f"an operator was expected before {rest[:20]!r}")
     return Condition(names, operator.group(), _values(operator.group(), rest[operator.end() :]))
+
+
+def together(conditions: Sequence[Condition]) -> str:
+    """Conditions that must all hold, as one SQL/JSON path."""
+    if len(conditions) == 1:
+        return conditions[0].jsonpath()
+    return f"$ ? ({' && '.join(f'exists ({condition.jsonpath()})' for condition in conditions)})"
 
 
 def match_document(record: str | None, condition: str) -> int:

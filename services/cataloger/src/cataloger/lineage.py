@@ -1,20 +1,21 @@
 """Where voxels came from, what was made of them: raw objects → run of a job → revisions of volumes → volumes derived from those.
 
-Nothing of it is stored as edges: raw objects, runs and records say it already, and so it can't disagree with them.
+Edges are rows: those of raw objects and runs are `raw_objects`, the others `lineage_edges`, which `derived` makes of records.
+A walk enters both by their indexes, from either end.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cataloger.derived import LABELLED_BY, MADE
 from cataloger.errors import InvalidQueryError
-from cataloger.models import Job, RawObject, Revision, Volume
+from cataloger.models import Job, LineageEdge, RawObject, Revision, Volume
 from emporter_contracts.ids import VolumeRef
 
 MAX_OBJECTS = 1000
@@ -25,6 +26,17 @@ MAX_VOLUMES = 200
 """Volumes of one graph."""
 
 Document = dict[str, Any]
+VOLUME = (
+    Revision.volume,
+    Revision.revision,
+    Revision.removed_at,
+    Revision.record["status"].as_string().label("status"),
+    Revision.record[("metadata", "technical", "sha256")].as_string().label("sha256"),
+    Revision.record[("metadata", "provenance", "software")].as_string().label("software"),
+    Revision.record[("metadata", "provenance", "plan")].as_string().label("plan"),
+)
+"""What is told of a revision. Not its whole record: that may name a hundred thousand files."""
+OBJECTS = Revision.record[("metadata", "provenance", "objects")].label("objects")
 
 
 @dataclass(slots=True)
@@ -76,7 +88,7 @@ async def came_of(session: AsyncSession, sha256: str | None, url: str | None) ->
     for raw in (await session.execute(query)).scalars():
         made = await _made_by(session, raw.job, raw.revision)
         job = await session.get(Job, raw.job)
-        volumes = [_volume(revision) for revision in made if _used(revision, raw.sha256)]
+        volumes = [_volume(revision) for revision in made if _used(revision.objects, raw.sha256)]
         found.append({**_raw(raw), "run": _run(raw.job, raw.revision, job), "volumes": volumes})
     return found
 
@@ -99,45 +111,52 @@ async def _family(session: AsyncSession, graph: Graph, volume: str) -> None:
             graph.truncated = True
             return
         seen.add(name)
-        revisions = await _revisions(session, name)
-        for revision in revisions:
-            await _add(session, graph, revision)
+        parents = await _add(session, graph, name)
         if depth < MAX_DEPTH:
-            coming += [(parent, depth + 1) for parent in _parents(revisions)]
+            coming += [(parent, depth + 1) for parent in parents]
             coming += [(child, depth + 1) for child in await _children(session, name)]
 
 
-async def _add(session: AsyncSession, graph: Graph, revision: Revision) -> None:
-    """One revision, the run that made it, and that run's raw objects."""
-    ref = VolumeRef(revision.volume, revision.revision)
-    graph.nodes[volume_node(ref)] = {"kind": "volume", **_volume(revision)}
-    image = revision.record.get("metadata", {}).get("core", {}).get("labels_of")
-    if image:
-        target = await _pinned(session, image)
-        graph.nodes.setdefault(volume_node(target), {"kind": "volume", "volume": target.volume, "revision": target.revision})
-        graph.edge(volume_node(target), volume_node(ref), "labelled_by")
-    if revision.external:
-        return
-    corrections = revision.record.get("metadata", {}).get("provenance", {}).get("corrections") or ()
-    if corrections:
-        before = VolumeRef(revision.volume, corrections[-1]["revises"])
-        graph.nodes.setdefault(volume_node(before), {"kind": "volume", "volume": before.volume, "revision": before.revision})
-        graph.edge(volume_node(before), volume_node(ref), "corrected_as")
-        return
-    run = run_node(revision.job, revision.revision)
-    if run not in graph.nodes:
-        job = await session.get(Job, revision.job)
-        graph.nodes[run] = {"kind": "run", **_run(revision.job, revision.revision, job)}
-    graph.edge(run, volume_node(ref), "made")
-    objects = await objects_of(session, revision.job, revision.revision, MAX_OBJECTS + 1)
+async def _add(session: AsyncSession, graph: Graph, volume: str) -> list[str]:
+    """Every revision of a volume and the edges that end there; the volumes it labels."""
+    edges: dict[int, list[LineageEdge]] = {}
+    for edge in (await session.execute(_edges_into(volume))).scalars():
+        edges.setdefault(edge.revision, []).append(edge)
+    parents = []
+    for row in await session.execute(_told(VOLUME).where(Revision.volume == volume).order_by(Revision.revision)):
+        graph.nodes[volume_node(VolumeRef(volume, row.revision))] = {"kind": "volume", **_volume(row)}
+        for edge in edges.get(row.revision, ()):
+            await _draw(session, graph, edge)
+            parents += [edge.start] if edge.kind == LABELLED_BY else []
+    return parents
+
+
+async def _draw(session: AsyncSession, graph: Graph, edge: LineageEdge) -> None:
+    """One edge, and what it comes from."""
+    if edge.kind == MADE:
+        start = await _add_run(session, graph, edge.start, edge.start_revision or edge.revision)
+    else:
+        ref = await _pinned(session, VolumeRef(edge.start, edge.start_revision))
+        start = volume_node(ref)
+        graph.nodes.setdefault(start, {"kind": "volume", "volume": ref.volume, "revision": ref.revision})
+    graph.edge(start, volume_node(VolumeRef(edge.volume, edge.revision)), edge.kind)
+
+
+async def _add_run(session: AsyncSession, graph: Graph, job: str, revision: int) -> str:
+    """A run and the raw objects it read; its node."""
+    run = run_node(job, revision)
+    if run in graph.nodes:
+        return run
+    graph.nodes[run] = {"kind": "run", **_run(job, revision, await session.get(Job, job))}
+    objects = await objects_of(session, job, revision, MAX_OBJECTS + 1)
     more = len(objects) > MAX_OBJECTS
-    count = await _objects(session, revision.job, revision.revision) if more else len(objects)
-    graph.raw_objects = max(graph.raw_objects, count)
+    graph.raw_objects = max(graph.raw_objects, await _objects(session, job, revision) if more else len(objects))
     graph.truncated |= more
     for raw in objects[:MAX_OBJECTS]:
         # Content is identity: a revision made again from the same bytes hangs on the same node.
         graph.nodes.setdefault(f"raw:{raw.sha256}", {"kind": "raw", **_raw(raw)})
         graph.edge(f"raw:{raw.sha256}", run, "read_by")
+    return run
 
 
 async def _objects(session: AsyncSession, job: str, revision: int) -> int:
@@ -145,38 +164,37 @@ async def _objects(session: AsyncSession, job: str, revision: int) -> int:
     return (await session.execute(query)).scalar_one()
 
 
-async def _pinned(session: AsyncSession, image: str) -> VolumeRef:
-    """The revision of the image that is shown, where none is named."""
-    name, _, number = image.partition("@r")
-    if number.isdigit():
-        return VolumeRef(name, int(number))
-    shown = await session.get(Volume, name)
-    return VolumeRef(name, shown.revision if shown else None)
+async def _pinned(session: AsyncSession, ref: VolumeRef) -> VolumeRef:
+    """The revision of a volume that is shown, where none is named."""
+    if ref.revision is not None:
+        return ref
+    shown = await session.get(Volume, ref.volume)
+    return VolumeRef(ref.volume, shown.revision if shown else None)
 
 
-async def _revisions(session: AsyncSession, volume: str) -> Sequence[Revision]:
-    query = select(Revision).where(Revision.volume == volume, Revision.stub.is_(False)).order_by(Revision.revision)
-    return (await session.execute(query)).scalars().all()
-
-
-async def _made_by(session: AsyncSession, job: str, revision: int) -> Sequence[Revision]:
-    query = select(Revision).where(Revision.job == job, Revision.revision == revision, Revision.stub.is_(False))
-    return (await session.execute(query.order_by(Revision.volume))).scalars().all()
+def _edges_into(volume: str) -> Select[LineageEdge]:
+    """What the revisions of a volume come from."""
+    return select(LineageEdge).where(LineageEdge.volume == volume).order_by(LineageEdge.revision, LineageEdge.kind)
 
 
 async def _children(session: AsyncSession, volume: str) -> list[str]:
-    query = select(Volume.id).where(Volume.image == volume).order_by(Volume.id).limit(MAX_VOLUMES)
-    return list((await session.execute(query)).scalars())
+    """The volumes of which any revision labels any revision of this one."""
+    labels = select(LineageEdge.volume).where(LineageEdge.start == volume, LineageEdge.kind == LABELLED_BY)
+    return list((await session.execute(labels.distinct().order_by(LineageEdge.volume).limit(MAX_VOLUMES))).scalars())
 
 
-def _parents(revisions: Sequence[Revision]) -> list[str]:
-    images = [r.record.get("metadata", {}).get("core", {}).get("labels_of") for r in revisions]
-    return [image.partition("@r")[0] for image in images if image]
+async def _made_by(session: AsyncSession, job: str, revision: int) -> list[Any]:
+    made = _told((*VOLUME, OBJECTS)).where(Revision.job == job, Revision.revision == revision)
+    return list(await session.execute(made.order_by(Revision.volume)))
 
 
-def _used(revision: Revision, sha256: str) -> bool:
+def _told(columns: tuple[Any, ...]) -> Select[Any]:
+    """Of revisions, but not of what stands for volumes without names yet."""
+    return select(*columns).where(Revision.stub.is_(False))
+
+
+def _used(objects: list[Document] | None, sha256: str) -> bool:
     """Whether a volume of a run is made of this object; a draft does not say yet, and may be."""
-    objects = revision.record.get("metadata", {}).get("provenance", {}).get("objects") or ()
     return not objects or any(o.get("sha256") == sha256 for o in objects)
 
 
@@ -189,15 +207,13 @@ def _run(job: str, revision: int, row: Job | None) -> Document:
     return {"job": job, "revision": revision, "state": row.state if row is not None and newest else None}
 
 
-def _volume(revision: Revision) -> Document:
-    metadata = revision.record.get("metadata", {})
-    technical, provenance = metadata.get("technical", {}), metadata.get("provenance", {})
+def _volume(revision: Any) -> Document:
     return {
         "volume": revision.volume,
         "revision": revision.revision,
-        "status": revision.record.get("status"),
+        "status": revision.status,
         "removed": revision.removed_at is not None,
-        "sha256": technical.get("sha256"),
-        "software": provenance.get("software") or None,
-        "plan": provenance.get("plan") or None,
+        "sha256": revision.sha256,
+        "software": revision.software or None,
+        "plan": revision.plan or None,
     }

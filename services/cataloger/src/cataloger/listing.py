@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger.errors import InvalidQueryError
-from cataloger.filters import STATES, check, volume_filters
+from cataloger.filters import STATES, check, filters_of
 from cataloger.models import Event, Job, Volume
-from cataloger.probing import Order, first
+from cataloger.probing import NEWEST, Order, first, narrowed
 from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import job_of
@@ -81,7 +81,6 @@ VOLUME_SORTS: dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]] = {
 async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     """(Volume, Job or None) of the volumes a query asks for. Raises InvalidQueryError."""
     dialect = session.get_bind().dialect.name
-    filters = volume_filters(query, dialect)
     rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True)
     if query.sort == RELEVANCE:
         sort = _relevance(query, dialect)
@@ -91,25 +90,26 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
     sort = _volume_sort(query)
     if not _is_guessed(query, dialect):
-        return await _page(session, rows, sort, query, select(Volume.id).where(*filters))
+        fits = await narrowed(session, filters_of(query, dialect))
+        return await _page(session, rows, sort, query, select(Volume.id).where(*fits))
     order = Order(sort.by, sort.identity, sort.descending)
-    found = await first(session, order, _place(sort, query), filters, query.limit + 1)
+    found = await first(session, order, _place(sort, query), filters_of(query, dialect), query.limit + 1)
     return await _read(session, rows.where(Volume.id.in_(found)).order_by(*sort.clauses()), sort, query)
 
 
 def _is_guessed(query: CatalogQuery, dialect: str) -> bool:
     """Whether PostgreSQL would have to guess how rare what is asked for is, and the list can be walked in its order."""
-    unsure = query.q or query.where or "created_at" in query.ranges
+    unsure = query.q or query.where or query.gate or "created_at" in query.ranges
     return dialect == "postgresql" and bool(unsure) and query.sort.removeprefix("-") in WALKED
 
 
 async def _newest(session: AsyncSession, query: CatalogQuery, limit: int) -> list[str]:
     """The ids of the newest volumes that fit."""
     dialect = session.get_bind().dialect.name
-    filters = volume_filters(query, dialect)
+    filters = filters_of(query, dialect)
     if dialect == "postgresql":
-        return await first(session, Order(Volume.updated_at.expression, Volume.id, descending=True), [], filters, limit)
-    wanted = select(Volume.id).where(*filters).order_by(Volume.updated_at.desc(), Volume.id).limit(limit)
+        return await first(session, NEWEST, [], filters, limit)
+    wanted = select(Volume.id).where(*(each.holds for each in filters)).order_by(*NEWEST.clauses()).limit(limit)
     return list(await session.scalars(wanted))
 
 

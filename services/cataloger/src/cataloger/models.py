@@ -17,6 +17,9 @@ from sqlalchemy.types import TypeDecorator
 NATIVE = "search_"
 """How the name of whatever the models do not know begins: it belongs to one database's way of searching."""
 
+FOUND = "verdict <> 'pass'"
+"""What the indexes of findings hold. SQLite takes them only where a question says so in the same words."""
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time in UTC. SQLite keeps no zone, so it is taken off and put on again here."""
@@ -141,6 +144,8 @@ class Volume(Base):
     """Of the quality gates on the revision shown: pass, warn or fail; NULL where none was asked."""
     held: Mapped[bool] = mapped_column(Boolean)
     """Whether a revision waits to be released: the one shown, or a newer one."""
+    managed: Mapped[bool] = mapped_column(Boolean)
+    """False where the voxels are read from where they lie."""
     title: Mapped[str] = mapped_column(deferred=True)
     """The part of `search` that names the volume; a word found here counts more."""
     search: Mapped[str] = mapped_column(deferred=True)
@@ -167,6 +172,7 @@ class Volume(Base):
         Index("ix_volumes_licence", "licence", "updated_at", "id"),
         Index("ix_volumes_verdict", "verdict", "updated_at", "id"),
         Index("ix_volumes_held", "held", "updated_at", "id"),
+        Index("ix_volumes_managed", "managed", "updated_at", "id"),
         Index("ix_volumes_labels_of", "labels_of"),
         Index("ix_volumes_image", "image"),
         Index("ix_volumes_min_voxel_nm", "min_voxel_nm"),
@@ -175,6 +181,54 @@ class Volume(Base):
         Index("ix_volumes_shape", "shape_z", "shape_y", "shape_x"),
         Index("ix_volumes_derivation", "derivation"),
     )
+
+
+def _findings(name: str, *columns: str) -> Index:
+    """An index of the results that are no `pass`, which are nearly all: those are found quickly without."""
+    return Index(name, *columns, postgresql_where=text(FOUND), sqlite_where=text(FOUND))
+
+
+class QualityResult(Base):
+    """What one quality gate found in one revision, as its record says it; gates that passed have rows too."""
+
+    __tablename__ = "quality_results"
+
+    volume: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    gate: Mapped[str] = mapped_column(primary_key=True)
+    verdict: Mapped[str]
+    at: Mapped[datetime]
+    """When the record was made that says so."""
+    measured: Mapped[float | None]
+    threshold: Mapped[float | None]
+    slices: Mapped[list[int]] = mapped_column(json_type())
+    """Indices z of level 0 the finding is about, the first hundred, ascending."""
+    evidence: Mapped[str]
+    """Empty where the gate passed: the record says it."""
+
+    __table_args__ = (
+        _findings("ix_quality_results_gate", "gate", "verdict", "at"),
+        _findings("ix_quality_results_verdict", "verdict", "at"),
+        _findings("ix_quality_results_volume", "volume", "revision", "gate"),
+        Index("ix_quality_results_at", "at"),
+    )
+
+
+class LineageEdge(Base):
+    """What one revision of a volume came from, other than the files its run read: those edges are the rows of `raw_objects`."""
+
+    __tablename__ = "lineage_edges"
+
+    volume: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    """`made` by a run, `corrected_as` from a revision of the same volume, `labelled_by` from an image."""
+    start: Mapped[str]
+    """The job of the run, or the volume."""
+    start_revision: Mapped[int | None] = mapped_column(Integer)
+    """Of that job or volume; NULL where whichever revision is shown is meant."""
+
+    __table_args__ = (Index("ix_lineage_edges_start", "start", "kind"),)
 
 
 class Event(Base):

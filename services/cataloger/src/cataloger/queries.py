@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cataloger import batches, citations, listing
+from cataloger import batches, citations, listing, quality
 from cataloger.database import POOL_SIZE, Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
 from cataloger.facets import WholeCatalog, count_some, narrows
@@ -109,6 +109,12 @@ class Catalog:
             async with self._asking(query) as session:
                 return (await count_some(session, query)).document()
         return (await self._whole.counts()).document()
+
+    async def quality(self, query: CatalogQuery) -> Page:
+        """What gates found in any revision, the newest first. Raises InvalidQueryError."""
+        async with self._asking(query) as session:
+            items, cursor = await quality.results_page(session, query)
+        return Page(items, cursor)
 
     async def lineage(self, ref: VolumeRef) -> Document:
         """What a volume was made from and what was made of it, as a graph. Raises NotInCatalogError."""
@@ -226,7 +232,7 @@ class Catalog:
             yield session
 
     async def _asked(self, query: CatalogQuery) -> Page:
-        lists = {"volumes": self.volumes, "jobs": self.jobs}
+        lists = {"volumes": self.volumes, "jobs": self.jobs, "quality": self.quality}
         if query.kind in lists:
             return await lists[query.kind](query)
         if query.kind == "facets":

@@ -17,10 +17,12 @@ from emporter_contracts.records import Core, Metadata, MetadataRecord, Provenanc
 
 REMOVED = "removed"
 """Status of a row whose revision was taken out of the store. Its record says what was there."""
-DERIVATION = 4
-"""Raised whenever `columns` makes another row of the same record: rows made by an older one are made anew at start."""
+DERIVATION = 5
+"""Raised whenever `columns` or `derived` makes other rows of the same record: those of an older one are made anew at start."""
 MAX_COLUMN = 2**63 - 1
 """Largest value of a BIGINT."""
+NAME_CHARACTERS = 500
+"""Of a text that is looked up: an entry of PostgreSQL's indexes holds 2,700 bytes, and records may hold any text."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _BITS = re.compile(r"[0-9]+\Z")
 
@@ -181,14 +183,14 @@ def columns(
         **_measures(known),
         "revision": known.revision,
         "status": REMOVED if removed_at else str(known.status),
-        "source": known.source,
+        "source": _name(known.source),
         "source_id": known.source_id,
-        "modality": core.modality,
+        "modality": _name(core.modality),
         "role": core.role,
-        "dtype": core.data_type,
-        "labels_of": core.labels_of,
-        "image": core.labels_of.partition("@")[0] if core.labels_of else None,
-        "licence": licence_label(known.licence),
+        "dtype": _name(core.data_type),
+        "labels_of": _name(core.labels_of),
+        "image": _name(core.labels_of.partition("@")[0]) if core.labels_of else None,
+        "licence": _name(licence_label(known.licence)),
         "organism": organism(known),
         "caveats": sorted({c.code for c in known.caveats}),
         "bytes": _column(technical.file_size_bytes),
@@ -196,6 +198,7 @@ def columns(
         "verified": known.metadata.quality.verified,
         "verdict": known.metadata.quality.verdict,
         "held": held_revision is not None,
+        "managed": known.managed,
         "title": title(known),
         "search": search_text(known, annotations),
         "created_at": known.created_at,
@@ -262,6 +265,11 @@ def finest(voxel_size_nm: tuple[float | None, float | None, float | None]) -> fl
     """The smallest of the three, None where one is unknown."""
     sizes = [v for v in voxel_size_nm if v is not None]
     return min(sizes) if len(sizes) == len(voxel_size_nm) else None
+
+
+def _name(text: str | None) -> str | None:
+    """A text as an index takes it."""
+    return None if text is None else text[:NAME_CHARACTERS]
 
 
 def _column(size: int | str | None) -> int | None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
 from cataloger.database import Database
-from cataloger.facts import Fact, cloud_event_of
+from cataloger.derived import Row, edges_of, results_of
+from cataloger.facts import Fact
 from cataloger.lineage import url_key
-from cataloger.models import Annotation, Base, Decision, Event, Job, RawObject, Revision, Volume
-from cataloger.models import Delivery as DeliveryRow
+from cataloger.models import Annotation, Base, Decision, Event, Job, LineageEdge, QualityResult, RawObject, Revision, Volume
 from cataloger.records import DERIVATION, State, columns, current, storable, waiting
 from cataloger.validation import problems
-from cataloger.webhooks import wanting
 from emporter_contracts.jobs import JobStatus
 from emporter_contracts.plans import ManifestObject
 
@@ -48,21 +47,14 @@ class Writer:
         """The source of a job, empty where the job is not known."""
         return (await self._session.execute(select(Job.source).where(Job.id == job))).scalar_one_or_none() or ""
 
-    async def tell(self, fact: Fact, source: str, *, also: Sequence[str] = ()) -> None:
-        """Have a fact told to every subscription that wants it, and to `also`."""
-        about = {"source": source, "job": fact.job, "volume": fact.volume, "state": fact.data.get("state")}
-        to = [*await wanting(self._session, fact.type, about), *also]
-        body = storable(cloud_event_of(fact, source))
-        now = datetime.now(UTC)
-        for name in to:
-            row = {"webhook": name, "event": fact.id, "body": body, "state": "pending", "tries": 0, "error": ""}
-            insert = self._insert(DeliveryRow).values(**row, next_try=now, created_at=now)
-            await self._session.execute(insert.on_conflict_do_nothing())
-
     async def open(self, heard: JobStatus) -> Job:
         """The row of a job, locked; made from `heard`, as a job without a state of its own yet, where there is none."""
         await self._create(Job, {"id": heard.job, **_job_columns(heard, version=0)})
         return (await self._session.execute(select(Job).where(Job.id == heard.job).with_for_update())).scalar_one()
+
+    async def hold_off(self, job: str) -> None:
+        """Keep everybody else from a job, as `open` does, where no state of it is at hand."""
+        await self._session.execute(select(Job.id).where(Job.id == job).with_for_update())
 
     def move(self, job: Job, status: JobStatus) -> None:
         """Put a job into another state."""
@@ -98,43 +90,65 @@ class Writer:
         row = await self._session.get(Revision, (volume, revision))
         if row is not None and row.committed and not committed:
             return
-        self._put(row, job, record, committed=committed, stub=stub, external=False)
+        await self._put(row, job, record, committed=committed, stub=stub, external=False)
 
     async def put_external(self, record: dict[str, Any]) -> None:
         """Store a record an outside script entered. A job of ours that makes this volume takes its place."""
         record = storable(record)
+        await self.lock_volume(record["volume"])
         row = await self._session.get(Revision, (record["volume"], record["revision"]))
-        self._put(row, external_job(record["volume"]), record, committed=False, stub=False, external=True)
+        await self._put(row, external_job(record["volume"]), record, committed=False, stub=False, external=True)
         await self.refresh(external_job(record["volume"]))
 
-    def _put(self, row: Revision | None, job: str, record: dict[str, Any], **flags: bool) -> None:
+    async def _put(self, row: Revision | None, job: str, record: dict[str, Any], **flags: bool) -> None:
         if row is None:
             row = Revision(volume=record["volume"], revision=record["revision"], removed_at=None, held=False)
             self._session.add(row)
+        else:
+            await self._forget_derived([(row.volume, row.revision)])
         self._set(row, {"job": job, "record": record, "problems": problems(record), **flags})
+        await self._enter_derived(_derived(row))
+
+    async def amend(self, draft: Revision, record: dict[str, Any]) -> None:
+        """Say something else of a draft."""
+        before = _derived(draft)
+        draft.record = record
+        # A state moves every draft of its job, and hardly ever anything that is derived.
+        if _derived(draft) != before:
+            await self._derive(draft)
 
     async def drop_older_drafts(self, job: str, revision: int) -> None:
         """Forget what runs before `revision` planned and never committed."""
-        await self._session.execute(
-            delete(Revision).where(Revision.job == job, Revision.revision < revision, Revision.committed.is_(False))
-        )
+        await self._drop(Revision.job == job, Revision.revision < revision, Revision.committed.is_(False))
 
     async def drop_drafts_but(self, job: str, revision: int, volumes: Collection[str]) -> None:
         """Forget drafts of a run that are none of its volumes."""
-        await self._session.execute(
-            delete(Revision).where(
-                Revision.job == job,
-                Revision.revision == revision,
-                Revision.committed.is_(False),
-                Revision.volume.not_in(volumes),
-            )
-        )
+        drafts = (Revision.job == job, Revision.revision == revision, Revision.committed.is_(False))
+        await self._drop(*drafts, Revision.volume.not_in(volumes))
 
     async def drop_stub(self, job: str, revision: int) -> None:
         """Forget what stood for a run's volumes until they had names."""
-        await self._session.execute(
-            delete(Revision).where(Revision.job == job, Revision.revision == revision, Revision.stub.is_(True))
-        )
+        await self._drop(Revision.job == job, Revision.revision == revision, Revision.stub.is_(True))
+
+    async def _drop(self, *which: ColumnElement[bool]) -> None:
+        gone = delete(Revision).where(*which).returning(Revision.volume, Revision.revision)
+        await self._forget_derived([(volume, revision) for volume, revision in await self._session.execute(gone)])
+
+    async def _derive(self, row: Revision) -> None:
+        await self._forget_derived([(row.volume, row.revision)])
+        await self._enter_derived(_derived(row))
+
+    async def _forget_derived(self, revisions: Sequence[tuple[str, int]]) -> None:
+        for start in range(0, len(revisions), ROWS_AT_ONCE):
+            some = revisions[start : start + ROWS_AT_ONCE]
+            for model in (LineageEdge, QualityResult):
+                await self._session.execute(delete(model).where(tuple_(model.volume, model.revision).in_(some)))
+
+    async def _enter_derived(self, rows: tuple[list[Row], list[Row]]) -> None:
+        # Not by values(): a statement with as many rows as there are gates would be compiled anew each time.
+        for model, derived in zip((LineageEdge, QualityResult), rows, strict=True):
+            if derived:
+                await self._session.execute(insert(model), derived)
 
     async def mark_removed(self, volume: str, revision: int, at: datetime) -> bool:
         """Mark one revision as removed; whether that is news."""
@@ -171,6 +185,9 @@ class Writer:
         if row is None:
             row = Volume(id=volume)
             self._session.add(row)
+        elif row.derivation < DERIVATION:
+            for revision in await self._session.scalars(select(Revision).where(Revision.volume == volume)):
+                await self._derive(revision)
         values["summary"]["external"] = shown.external
         self._set(row, {**values, "job": job, "problems": shown.problems})
 
@@ -188,9 +205,14 @@ class Writer:
         return (await self._session.execute(query)).first() is not None
 
     async def lock_volume(self, volume: str) -> str | None:
-        """The job of a volume, whose row is held from here on; None where there is no such volume."""
-        query = select(Volume.job).where(Volume.id == volume).with_for_update()
-        return (await self._session.execute(query)).scalar_one_or_none()
+        """The job of a volume, both held from here on; None where there is no such volume."""
+        query = select(Volume.job).where(Volume.id == volume)
+        job = (await self._session.execute(query)).scalar_one_or_none()
+        if job is not None:
+            # In the order of everybody else: the job, if one of ours made the volume, then its rows.
+            await self.hold_off(job)
+            await self._session.execute(query.with_for_update())
+        return job
 
     async def annotations(self, volume: str, but: str) -> int:
         """How many annotations a volume has, without the one of this key."""
@@ -222,6 +244,12 @@ class Writer:
 def external_job(volume: str) -> str:
     """Stands for the job of a volume no job of ours made; no job has such an id."""
     return f"external:{volume}"
+
+
+def _derived(row: Revision) -> tuple[list[Row], list[Row]]:
+    """The edges and results of a revision."""
+    edges = [] if row.stub else edges_of(row.job, row.record, external=row.external)
+    return edges, results_of(row.record)
 
 
 def _job_columns(status: JobStatus, version: int) -> dict[str, Any]:
@@ -314,14 +342,16 @@ async def readable_after(session: AsyncSession, volume: str, limit: int) -> list
 
 
 async def rederive(database: Database) -> int:
-    """Make the rows of volumes anew that an older version of this software made; how many jobs were touched."""
+    """Make the rows anew that an older version of this software derived; how many jobs were touched."""
     touched = 0
     while True:
         async with database.reading() as session:
             jobs = await underived(session, REDERIVED_AT_ONCE)
         for job in jobs:
             async with database.writing() as session:
-                await Writer(session).refresh(job)
+                writer = Writer(session)
+                await writer.hold_off(job)
+                await writer.refresh(job)
         touched += len(jobs)
         if len(jobs) < REDERIVED_AT_ONCE:
             return touched

@@ -12,7 +12,7 @@ from emporter_contracts.geometry import VoxelSize
 from emporter_contracts.ids import record_uuid
 from emporter_contracts.jobs import JobState, JobStatus, VolumeProgress
 from emporter_contracts.plans import Commit, FetchPlan, Licence, PlannedObject, PlannedVolume, Segments, Tombstone
-from emporter_contracts.records import Core, LevelRecord, Metadata, MetadataRecord, Provenance, Technical
+from emporter_contracts.records import Core, GateResult, LevelRecord, Metadata, MetadataRecord, Provenance, Quality, Technical
 from emporter_runtime.bus import Delivery
 from emporter_runtime.objects import Objects, json_bytes
 
@@ -130,6 +130,13 @@ def a_record(volume: str = JOB, revision: int = 1, **core: Any) -> MetadataRecor
         citation=("Lucchi et al. 2013",),
         additional_metadata={"epfl_metadata": {"organism": "Mus musculus", "sample": "CA1"}},
     )
+
+
+def judged(record: MetadataRecord, *gates: GateResult, held: bool = False) -> MetadataRecord:
+    """The record after these gates were asked."""
+    worst = max((g.verdict for g in gates), key=("pass", "warn", "fail").index)
+    quality = Quality(verdict=worst, gates=gates, policy="test", held=held)
+    return record.model_copy(update={"metadata": record.metadata.model_copy(update={"quality": quality})})
 
 
 async def store_plan(objects: Objects, plan: FetchPlan) -> FetchPlan:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from cataloger.testing_builders import a_plan, a_record, store_commit
+from cataloger.testing_builders import a_plan, a_record, judged, store_commit
 from emporter_contracts import storage, subjects
 from emporter_contracts.commands import IngestRequest, Refusal
 from emporter_contracts.events import LevelComplete, RawManifestComplete, RawPlanReady, VolumeComplete
@@ -17,6 +17,7 @@ from emporter_contracts.ids import VolumeRef
 from emporter_contracts.jobs import JobState, JobStatus, Tally, VolumeProgress
 from emporter_contracts.plans import FetchPlan, Hold, Manifest, ManifestObject, StoredRequest
 from emporter_contracts.policy import Outcome, Point, RuleDecision
+from emporter_contracts.records import GateResult
 from emporter_contracts.revisions import Changes, Correction, Revising
 from emporter_runtime.bus import Bus, event_id
 from emporter_runtime.commits import release
@@ -202,7 +203,10 @@ class Ingests:
         if held:
             hold = Hold(volume=volume, revision=run.revision, gates=("missing",), held_at=_now())
             await self._objects.put_json(storage.VOLUMES, storage.hold(volume, run.revision), hold)
-        await store_commit(self._objects, a_record(volume, run.revision), run.job)
+        missing = GateResult(gate="missing", verdict="fail", slices=(7,)) if held else GateResult(gate="missing", verdict="pass")
+        # The second revision labels an image, the first does not.
+        record = a_record(volume, run.revision, labels_of="epfl-phantom-0" if run.revision > 1 else None)
+        await store_commit(self._objects, judged(record, missing, held=held), run.job)
         fact = VolumeComplete.of(run, volume=volume, digest="d" * 64)
         subject = subjects.volume_complete(volume, run.revision)
         await self._bus.say_once(subject, fact, "EVENTS", "convert.volume.complete", volume)

@@ -17,10 +17,10 @@ from typing import Any
 from sqlalchemy import inspect, select
 
 from cataloger.database import Database
-from cataloger.models import Annotation, Base, Decision, Event, Job, RawObject, Revision, Volume
+from cataloger.models import Annotation, Base, Decision, Event, Job, LineageEdge, QualityResult, RawObject, Revision, Volume
 from cataloger.testing import _free_port, _run, _unprivileged_user, _wait, postgres_binaries
 
-REBUILT: tuple[type[Base], ...] = (Job, Revision, Volume, Event, Annotation, RawObject, Decision)
+REBUILT: tuple[type[Base], ...] = (Job, Revision, Volume, LineageEdge, QualityResult, Event, Annotation, RawObject, Decision)
 """What store and streams make again. Webhooks are the database's own; the text of a policy is the operator's file, noted with the
 time when a service first saw it.
 """

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from converter.quality_policy import Gate, QualityPolicy, Rule
+from converter.quality_policy import QualityPolicy, Rule
 from converter.sequence import SequenceFindings, look_at_order
 from converter.slices import SliceFacts
-from emporter_contracts.records import GateResult, MetadataRecord, Quality, Statistics, Verdict
+from emporter_contracts.records import Gate, GateResult, MetadataRecord, Quality, Statistics, Verdict
 
 NAMED = 100
 """Slices a result lists at most."""

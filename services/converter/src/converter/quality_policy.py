@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emporter_contracts.errors import EmporterError
+from emporter_contracts.records import Gate
 
-Gate = Literal[
-    "empty", "saturated", "histogram", "missing", "duplicated", "swapped", "shifted", "jump", "contrast", "shape", "voxel_size",
-    "completeness",
-]  # fmt: skip
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

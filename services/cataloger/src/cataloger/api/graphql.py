@@ -93,6 +93,9 @@ class VolumeFilter:
     labels_of: str | None = None
     verified: str | None = None
     verdict: str | None = None
+    gate: str | None = strawberry.field(
+        default=None, description="One quality gate, on the revision shown: shifted (warns or fails), or shifted:fail."
+    )
     held: bool | None = None
     caveat: str | None = None
     managed: bool | None = None
@@ -195,6 +198,28 @@ class VolumePage:
     complete: bool = strawberry.field(description="False where `relevance` ranks only the newest of what fits.")
 
 
+@strawberry.type(description="What one quality gate found in one revision; `slices` are indices z of level 0.")
+class GateResult:
+    volume: str
+    revision: int
+    gate: str
+    verdict: str
+    at: str
+    measured: float | None
+    threshold: float | None
+    slices: list[int]
+    evidence: str
+    shown: bool = strawberry.field(description="Whether this revision is the one the volume shows.")
+    held: bool
+    removed: bool
+
+
+@strawberry.type
+class QualityPage:
+    items: list[GateResult]
+    cursor: str | None
+
+
 @strawberry.type
 class JobPage:
     items: list[Job]
@@ -238,6 +263,21 @@ class Query:
     async def job(self, info: strawberry.Info, id: strawberry.ID) -> Job | None:  # noqa: A002
         found = await _context(info).jobs.load(str(id))
         return _job(found) if found else None
+
+    @strawberry.field(description="What quality gates found in every revision, the newest first.")
+    async def quality(
+        self,
+        info: strawberry.Info,
+        gate: str | None = None,
+        verdict: str | None = None,
+        volume: strawberry.ID | None = None,
+        first: int = 50,
+        after: str | None = None,
+    ) -> QualityPage:
+        named = str(volume) if volume is not None else None
+        query = CatalogQuery(kind="quality", gate=gate, verdict=verdict, id=named, limit=_first(first), cursor=after)
+        page = await _context(info).catalog.quality(query)
+        return QualityPage(items=[GateResult(**item) for item in page.items], cursor=page.cursor)
 
     @strawberry.field(description="How many volumes have which source, modality, organism, …")
     async def facets(self, info: strawberry.Info, filter: VolumeFilter | None = None) -> JSON:  # noqa: A002

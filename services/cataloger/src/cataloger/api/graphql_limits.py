@@ -28,7 +28,7 @@ MAX_DEPTH = 10
 """Of fields in fields. Introspection is not counted: it reads no data, and nests types deeply by nature."""
 MAX_COST = 20_000
 """A field costs 1, a list what its items cost times how many are asked for: 1000 volumes with twenty fields each are allowed."""
-LISTS = {"volumes": 50, "jobs": 50, "events": 50, "labels": 20}
+LISTS = {"volumes": 50, "jobs": 50, "events": 50, "labels": 20, "quality": 50}
 """Fields of many items, and how many they are where `first` is not said."""
 COSTS = {"record": 5, "lineage": 1000, "facets": 500, "raw": 100}
 """Fields that cost more than reading a column."""

@@ -28,6 +28,10 @@ class VolumeFilters(BaseModel):
     labels_of: Annotated[str | None, Field(description="the image a volume labels, or one revision of it: <volume>@r<N>")] = None
     verified: Annotated[str | None, Field(description="how much was read back: no, sample, full")] = None
     verdict: Annotated[str | None, Field(description="of the quality gates: pass, warn, fail")] = None
+    gate: Annotated[
+        str | None,
+        Field(description="one quality gate, on the revision shown: shifted (warns or fails), shifted:fail, shifted:pass"),
+    ] = None
     held: Annotated[bool | None, Field(description="true: a revision waits to be released, the one shown or a newer one")] = None
     caveat: str | None = None
     managed: Annotated[bool | None, Field(description="false: read where it lies, never copied (emporter register)")] = None

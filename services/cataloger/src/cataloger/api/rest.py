@@ -30,6 +30,7 @@ from cataloger.removal import Removals
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.errors import EmporterError
 from emporter_contracts.ids import VolumeRef
+from emporter_contracts.records import Verdict
 from emporter_runtime.errors import TransientError
 from emporter_runtime.health import Check, health_routes
 from emporter_runtime.problems import problem, problem_of
@@ -64,6 +65,7 @@ def build(
     app.router.routes.extend(health_routes(checks))
     _problems(app)
     _volumes(app, catalog, removals)
+    _quality(app, catalog)
     _lineage(app, catalog)
     _citations(app, catalog)
     _jobs(app, catalog, feed, keep_alive)
@@ -100,6 +102,22 @@ def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
     async def events(volume: str, cursor: Cursor = None, limit: Limit = 100) -> dict[str, Any]:
         """What was said about a volume and its job, the oldest first."""
         return (await catalog.events(VolumeRef.parse(volume), CatalogQuery(cursor=cursor, limit=limit))).document()
+
+
+def _quality(app: FastAPI, catalog: Catalog) -> None:
+    @app.get("/v1/quality")
+    async def quality(
+        gate: Annotated[str | None, Query(max_length=140, description="one quality gate: shifted, missing, …")] = None,
+        verdict: Annotated[Verdict | None, Query(description="what the gate said")] = None,
+        volume: Annotated[str | None, Query(max_length=140, description="a volume, or one revision of it: <volume>@r<N>")] = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """What quality gates found in every revision, the newest first: with the slices z, and whether the revision is the one
+        shown, held, or removed.
+        """
+        query = CatalogQuery(kind="quality", gate=gate, verdict=verdict, id=volume or None, cursor=cursor, limit=limit)
+        return (await catalog.quality(query)).document()
 
 
 def _lineage(app: FastAPI, catalog: Catalog) -> None:
