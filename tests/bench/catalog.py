@@ -69,23 +69,25 @@ COPY_VOLUMES = """
            replace(t.title, t.id, t.source || '-' || k.n), t.updated_at + k.n * interval '31 seconds',
            t.created_at + k.n * interval '29 seconds', t.bytes * (1 + k.n % 997), {values}
     FROM (SELECT *, row_number() OVER (ORDER BY id) AS place FROM volumes) t
-    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = 1 + k.n % {templates}"""
+    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = {place} ORDER BY k.n"""
 COPY_REVISIONS = """
     INSERT INTO revisions (volume, job, record, {rest})
     SELECT t.record->>'source' || '-' || k.n, t.record->>'source' || '-' || k.n,
            jsonb_set(t.record, '{{volume}}', to_jsonb(t.record->>'source' || '-' || k.n)), {values}
     FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) t
-    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = 1 + k.n % {templates}"""
+    JOIN generate_series(1, {volumes}) AS k(n) ON t.place = {place} ORDER BY k.n"""
 COPY_RESULTS = """
     INSERT INTO quality_results (volume, at, {rest})
     SELECT r.record->>'source' || '-' || k.n, t.at + k.n * interval '31 seconds', {values}
     FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r JOIN quality_results t USING (volume, revision)
-    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = 1 + k.n % {templates}"""
+    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = {place} ORDER BY k.n"""
 COPY_EDGES = """
     INSERT INTO lineage_edges (volume, start, {rest})
     SELECT r.record->>'source' || '-' || k.n, r.record->>'source' || '-' || k.n, {values}
     FROM (SELECT *, row_number() OVER (ORDER BY volume) AS place FROM revisions) r JOIN lineage_edges t USING (volume, revision)
-    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = 1 + k.n % {templates}"""
+    JOIN generate_series(1, {volumes}) AS k(n) ON r.place = {place} ORDER BY k.n"""
+PLACE = f"1 + k.n::bigint * 7919 % {TEMPLATES}"
+"""Of which template a copy is: neighbours in time are of any two, and what one in so many has is spread evenly."""
 # Revisions last: the others are copied by the places of theirs.
 COPIES = {"quality_results": COPY_RESULTS, "lineage_edges": COPY_EDGES, "volumes": COPY_VOLUMES, "revisions": COPY_REVISIONS}
 
@@ -153,6 +155,7 @@ QUESTIONS = (
     _page("largest first", sort="-bytes"),
     _page("finest first", sort="max_voxel_nm", source="idr"),
     _page("JSON path, in another order", where=("additional_metadata.idr_metadata.dose>=1998",), sort="source"),
+    _page("read where they lie", managed=False),
     _page("facets of a JSON path", kind="facets", where=("additional_metadata.idr_metadata.dose>=1998",)),
     Question("facets of a word", lambda r: CatalogQuery(kind="facets", q=f"rareword{r.randrange(TEMPLATES)}x")),
     _page("facets of a common word", kind="facets", q="cortex"),
@@ -239,7 +242,7 @@ async def fill(database: Database, volumes: int) -> None:
             )
             rest = [c for c in columns.scalars() if c not in named]
             values = ", ".join(f"t.{c}" for c in rest)
-            statement = copy.format(rest=", ".join(rest), values=values, volumes=volumes - TEMPLATES, templates=TEMPLATES)
+            statement = copy.format(rest=", ".join(rest), values=values, volumes=volumes - TEMPLATES, place=PLACE)
             await connection.exec_driver_sql(statement)
         for name, definition in indexes:
             began = time.monotonic()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cataloger.fields import BITS, STEP, grams_of, keys_of, looked_up_at_once, place_of, ranges_over
+from cataloger.fields import BITS, STEP, grams_of, keys_of, led_to, looked_up_at_once, place_of, ranges_over
 from cataloger.jsonpaths import match_document, parse, together
 from cataloger.testing import create_database
 
@@ -18,6 +18,7 @@ KEYS = """
                     OR search_fields(record) && search_keys($3::text[]), false)
     FROM (SELECT $1::jsonb) AS one (record)"""
 HOLDS = "SELECT jsonb_path_exists($1::jsonb, $2::text::jsonpath)"
+LED_TO = "SELECT coalesce($1::jsonb @@ $2::text::jsonpath, false)"
 
 
 class Postgres:
@@ -30,9 +31,9 @@ class Postgres:
     def ask(self, statement: str, *values):
         return self.loop.run_until_complete(self.connection.fetchval(statement, *values))
 
-    def entered(self, record: str, where: str) -> bool:
+    def entered(self, record: str, *where: str) -> bool:
         """Whether the index of fields leads to a record."""
-        keys = keys_of([parse(where)])
+        keys = keys_of([parse(condition) for condition in where])
         return self.ask(KEYS, record, list(keys.all_of), list(keys.any_of))
 
     def holds(self, record: str, where: str) -> bool:
@@ -133,6 +134,24 @@ def test_a_list_too_long_to_be_looked_into_is_entered_by_all_that_lies_in_it(pos
         assert postgres_asked.entered(record, where)
     assert not postgres_asked.entered(record, "n>6")
     assert postgres_asked.ask("SELECT cardinality(search_fields($1::jsonb))", record) < 25
+
+
+@pytest.mark.parametrize(
+    ("where", "led"),
+    [
+        (["n>=5"], True), (["n>=6"], False), (["n>=4", "n<4.5"], False), (["n>=4", "n<6"], True), (["n=5"], True), (["n!=5"], True),
+        (["two>=20"], False), (["two>=20", "two<30"], True), (["parts.n>=20", "parts.n<30"], True), (["parts.n>=20"], False),
+        (["long>=7"], True), (["long=7"], True), (["deep.long>=7"], True), (["deep.long.n>=7"], True), (["deep.n>=7"], False),
+        (["name~cch"], True), (["name~xyz"], False), (["name~zz"], True), (["name!=Lucchi"], True), (["name>Z"], True),
+        (["name=Lucchi"], True), (["name=x"], False), (["name"], True), (["nothing"], False), (["nothing!=3"], False), (["nothing~zz"], False),
+    ],
+)  # fmt: skip
+def test_what_the_index_leads_to_is_known_of_a_record_too(postgres_asked, where, led):
+    record = json.dumps(
+        {"n": 5, "two": [1, 9], "parts": [{"n": 1}, {"n": 9}], "long": [0] * 101, "deep": {"long": [0] * 101}, "name": "Lucchi"}
+    )
+    assert postgres_asked.entered(record, *where) is led
+    assert postgres_asked.ask(LED_TO, record, led_to([parse(condition) for condition in where])) is led
 
 
 def test_a_range_is_looked_up_by_both_its_ends(postgres_asked):

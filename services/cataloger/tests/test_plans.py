@@ -6,13 +6,11 @@ import pytest
 
 from cataloger.database import Database
 from cataloger.testing import create_database
-from cataloger.testing_builders import a_record, a_status, at, judged, store_commit
+from cataloger.testing_builders import a_status, at
 from cataloger.testing_plans import _statements, plans_of
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
-from emporter_contracts.events import VolumeComplete
 from emporter_contracts.ids import VolumeRef
-from emporter_contracts.records import GateResult
 
 # A few rows are always read fastest from end to end; whether an index could answer is what is asked here.
 NO_SCANS = ("enable_seqscan = off",)
@@ -54,7 +52,6 @@ async def forty(forty_url: str):
         ({"dtype": "uint8"}, "ix_volumes_dtype"),
         ({"licence": "CC0-1.0"}, "ix_volumes_licence"),
         ({"verdict": "fail"}, "ix_volumes_verdict"),
-        ({"gate": "shifted:fail"}, "ix_quality_results_gate"),
         ({"held": True}, "ix_volumes_held"),
         ({"managed": False}, "ix_volumes_managed"),
         ({"managed": True}, "ix_volumes_managed"),
@@ -75,16 +72,18 @@ def _only(query: dict) -> tuple[str, ...]:
     return ("enable_indexscan = off",) if "q" in query or "where" in query else ("enable_bitmapscan = off",)
 
 
-async def test_what_a_gate_often_finds_is_met_by_walking_a_few_rows(postgres, monkeypatch):
-    monkeypatch.setattr("cataloger.probing.PROBED", 4)
-    world = World(postgres)
-    for n in range(12):
-        gate = GateResult(gate="completeness", verdict="warn" if n % 2 else "pass")
-        await store_commit(world.objects, judged(a_record(f"idr-{n}"), gate), f"idr-{n}")
-        await world.hear(VolumeComplete(job=f"idr-{n}", revision=1, generation=1, volume=f"idr-{n}", digest="d" * 64))
-    asked = world.catalog.volumes(CatalogQuery(gate="completeness", limit=1))
-    [walked] = [plan for plan in await plans_of(postgres, asked) if "quality_results" in plan.statement]
-    assert "volumes.updated_at >= $" in walked.statement
+async def test_what_a_gate_rarely_finds_is_looked_up(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    asked = World(forty).catalog.volumes(CatalogQuery(gate="shifted:fail"))
+    plans = await plans_of(forty, asked, settings=(*NO_SCANS, "enable_bitmapscan = off"))
+    [entered] = [plan for plan in plans if "found AS" in plan.statement]
+    assert "ix_quality_results_gate" in entered.indexes
+
+
+async def test_what_a_gate_passes_is_in_no_index_and_not_looked_for_in_one(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    plans = await plans_of(forty, World(forty).catalog.volumes(CatalogQuery(gate="shifted:pass")))
+    assert not any("found AS" in plan.statement for plan in plans)
 
 
 async def test_a_time_long_ago_is_entered_by_both_its_ends(forty, monkeypatch):
@@ -146,30 +145,6 @@ async def test_edges_are_walked_by_index_from_either_end(forty):
     assert walked == [{"lineage_edges_pkey"}, {"ix_lineage_edges_start"}]
 
 
-@pytest.mark.parametrize("where", ["source_id~3", "source_id~1", "source_id~0", "source_id=17", "revision>=1", "revision>1"])
-@pytest.mark.parametrize(
-    ("probed", "walked", "common", "margin", "limit"),
-    [(4, 0, 1, 2.0, 3), (8, 0, 100, 2.0, 3), (4, 1000, 1, 2.0, 3), (2, 8, 4, 2.0, 3), (9, 0, 1, 0.5, 3), (11, 0, 1, 1.0, 1)],
-)
-async def test_however_records_are_looked_for_the_same_are_found(
-    forty, monkeypatch, where, probed, walked, common, margin, limit
-):
-    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", probed)
-    monkeypatch.setattr("cataloger.probing.WALKED_RECORDS", walked)
-    monkeypatch.setattr("cataloger.probing.COMMON", common)
-    monkeypatch.setattr("cataloger.probing.MARGIN", margin)
-    fits = {"source_id=17": lambda n: n == "17", "revision>=1": lambda _: True, "revision>1": lambda _: False}
-    expected = [str(n) for n in reversed(range(40)) if fits.get(where, lambda n: where[-1] in n)(str(n))]
-    found, cursor = [], None
-    for _ in range(len(expected) // limit + 1):
-        page = await World(forty).catalog.volumes(CatalogQuery(where=(where,), limit=limit, cursor=cursor))
-        found += [row["source_id"] for row in page.items]
-        if (cursor := page.cursor) is None:
-            break
-    assert found == expected
-    assert cursor is None
-
-
 async def test_what_the_index_of_fields_finds_is_asked_of_the_record(forty, monkeypatch):
     monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
     catalog = World(forty).catalog
@@ -192,7 +167,7 @@ async def test_a_list_that_is_not_walked_is_narrowed_to_what_an_index_finds(fort
 
 async def test_what_many_volumes_have_is_not_handed_on_as_a_list_of_them(forty, monkeypatch):
     monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
-    monkeypatch.setattr("cataloger.probing.FEW", 3)
+    monkeypatch.setattr("cataloger.probing.SORTED", 3)
     catalog = World(forty).catalog
     few, many = ("source_id~39",), ("source_id~1",)
     counted = [(await catalog.facets(CatalogQuery(where=where, kind="facets")))["counted"] for where in (few, many)]

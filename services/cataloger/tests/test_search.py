@@ -206,7 +206,7 @@ class SearchSuite:
             await world.hear(a_status(job=f"epfl-{n}", created_at=at(n)))
         some = await world.catalog.facets(CatalogQuery(source="epfl"))
         assert (some["counted"], some["complete"]) == (2, False)
-        assert FACET_ROWS == 3_000
+        assert FACET_ROWS == 2_000
 
     async def test_the_bus_is_told_facets_too(self, world):
         await self.add(world, "idr-1")

@@ -66,8 +66,13 @@ class Database:
         # A plan made for any words suits none: rare ones want the index of words, common ones that of times.
         # And a disk without moving parts reads any page as fast as the next: the rows of a rare word cost less than the index
         # entries of a common one beside it.
-        # Compiling a plan takes longer than the plan.
-        settings = {"plan_cache_mode": "force_custom_plan", "random_page_cost": "1.1", "jit": "off"}
+        # Compiling a plan takes longer than the plan, and so does starting others to share in it.
+        settings = {
+            "plan_cache_mode": "force_custom_plan",
+            "random_page_cost": "1.1",
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+        }
         connect = {"server_settings": settings}
         return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True, connect_args=connect))
 
@@ -201,7 +206,7 @@ def _patience(seconds: float) -> Iterator[None]:
             raise
         raise TooSlowError(
             f"the answer was not found within {seconds:g} seconds",
-            hint="narrow it by source=, status=, organism=, dates or words; after ~ give a word of three letters or more",
+            hint="narrow it by source=, status=, organism=, dates or words; or list it by -updated_at, page by page",
         ) from error
 
 

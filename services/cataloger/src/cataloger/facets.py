@@ -15,13 +15,15 @@ from cataloger.database import Database
 from cataloger.filters import EQUAL, filters_of
 from cataloger.gates import said_by
 from cataloger.models import QualityResult, Volume
-from cataloger.probing import narrowed
+from cataloger.probing import NEWEST, among, first
 from emporter_contracts.commands import CatalogQuery
 
 FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role", "verified", "verdict", "held")
 """Columns that are counted; beside them `caveat`, and `gate`: those that warn or fail."""
-FACET_ROWS = 3_000
+FACET_ROWS = 2_000
 """Volumes of a narrowed list that are counted, the newest first: all of them would take seconds in a large catalog."""
+FACET_RECORDS = 500
+"""The same where an index leads to what may fit, and records have to be looked at."""
 FACET_VALUES = 100
 """Values of one facet that are given, the most frequent first."""
 
@@ -89,7 +91,11 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
         "held": case((Volume.held, "true"), else_="false"),
     }
     columns = [counted_by[name].label(name) for name in FACETS]
-    fits = await narrowed(session, filters_of(query, dialect))
+    filters = filters_of(query, dialect)
+    fits, complete = [each.among_all for each in filters], True
+    if limit is not None and dialect == "postgresql" and any(each.entered is not None for each in filters):
+        newest = await first(session, NEWEST, [], filters, FACET_RECORDS)
+        fits, complete = [among(newest.ids)], newest.left_at is None and len(newest.ids) < FACET_RECORDS
     rows = select(*columns, Volume.id, Volume.revision, Volume.caveats.label("caveats")).where(*fits)
     if limit is not None:
         rows = rows.order_by(Volume.updated_at.desc(), Volume.id).limit(limit)
@@ -101,7 +107,7 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
             counted = n
         elif len(counts[facet]) < FACET_VALUES:
             counts[facet].append((value, n))
-    return Facets(counts, counted, complete=limit is None or counted < limit)
+    return Facets(counts, counted, complete=complete and (limit is None or counted < limit))
 
 
 def _parts(matched: CTE, dialect: str) -> list[Any]:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cataloger.jsonpaths import Condition, Scalar
+from cataloger.jsonpaths import Condition, Scalar, together
 
 NAME, VALUE, SEVERAL, LONG, GRAM, RANGE = "\x1f", "\x1a", "\x1b", "\x1c", "\x1d", "\x1e"
 """Before each name of a path; after a path: a value that is no number, more than one number, a list too long to be looked into,
@@ -24,6 +24,8 @@ BITS = 24
 """Of a number's binary64 form, the sign and the exponent first, that its keys keep: 12 of them are of the fraction."""
 STEP = 6
 """Bits by which each coarser range of a number has fewer."""
+SHORTEST_LONG = 100
+"""Items of a list that is not looked into, at least."""
 _WORD = re.compile("[0-9a-z]+")
 
 
@@ -57,6 +59,23 @@ def keys_of(conditions: Sequence[Condition]) -> Keys:
     if condition.operator == "~" and (grams := grams_of(str(condition.values[0]))):
         return Keys(tuple(path + GRAM + gram for gram in grams), long)
     return Keys((), (path, *long))
+
+
+def led_to(conditions: Sequence[Condition]) -> str:
+    """An SQL/JSON path predicate that holds for the records `keys_of` leads to, and hardly another."""
+    condition = conditions[0]
+    told = together(conditions) if _is_looked_up(condition) else Condition(condition.names).jsonpath()
+    # Two ends of a range lead to all lists of numbers there.
+    most = 1 if len(conditions) > 1 else SHORTEST_LONG
+    lists = (Condition(condition.names[:n]).jsonpath() for n in range(1, len(condition.names) + 1))
+    return " || ".join([f"exists ({told})", *(f"{path}.size() > {most}" for path in lists)])
+
+
+def _is_looked_up(condition: Condition) -> bool:
+    """Whether keys tell what a condition asks, not only that there is something at its path."""
+    if condition.operator == "~":
+        return bool(grams_of(str(condition.values[0])))
+    return condition.operator in ("", "=") or _bound(condition) is not None
 
 
 def _value(value: Scalar) -> str:

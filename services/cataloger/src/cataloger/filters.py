@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Text, cast, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger import gates, jsonpaths, ranges
 from cataloger.errors import InvalidQueryError
-from cataloger.fields import keys_of, looked_up_at_once
+from cataloger.fields import keys_of, led_to, looked_up_at_once
 from cataloger.models import Annotation, Revision, Volume
 from cataloger.records import REMOVED
 from cataloger.search import search_of, words_of
@@ -45,8 +45,22 @@ class Filter:
     """One condition on volumes."""
 
     holds: ColumnElement[bool]
-    entered: ColumnElement[bool] | None = None
-    """For what is asked of records: which revisions may meet it, as an index of theirs has it."""
+    """As it is asked of one volume after the other."""
+    looked_up: ColumnElement[bool] | None = None
+    """The same as it is asked of all volumes at once, where PostgreSQL would find them by an index only so."""
+    entered: Select[str] | None = None
+    """For what is asked of another table: the volumes that may meet it, as an index of that table has it."""
+    led_to: ColumnElement[bool] | None = None
+    """With `entered`: holds for the volumes that has; where there is none, for those this holds for."""
+
+    @property
+    def among_all(self) -> ColumnElement[bool]:
+        return self.holds if self.looked_up is None else self.looked_up
+
+    @property
+    def told(self) -> ColumnElement[bool]:
+        """Holds for the volumes an index leads to."""
+        return self.holds if self.led_to is None else self.led_to
 
 
 def filters_of(query: CatalogQuery, dialect: str) -> list[Filter]:
@@ -57,7 +71,8 @@ def filters_of(query: CatalogQuery, dialect: str) -> list[Filter]:
         )
     asked = looked_up_at_once([jsonpaths.parse(condition) for condition in query.where])
     plain = [Filter(condition) for condition in _plain(query, dialect)]
-    return plain + [_of_record(some, dialect) for some in asked]
+    gate = [_of_gate(query.gate, dialect)] if query.gate else []
+    return plain + gate + [_of_record(some, dialect) for some in asked]
 
 
 def _plain(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
@@ -77,8 +92,6 @@ def _plain(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
         found.append(_caveat(text("caveat", query.caveat), dialect))
     if query.managed is not None:
         found.append(Volume.managed.expression if query.managed else ~Volume.managed)
-    if query.gate:
-        found.append(gates.shown_with(query.gate))
     if query.held is not None:
         found.append(Volume.held.expression if query.held else ~Volume.held)
     if query.annotation:
@@ -114,18 +127,31 @@ def _annotation(wanted: str) -> ColumnElement[bool]:
     return exists(select(literal(1)).where(*conditions))
 
 
+def _of_gate(asked: str, dialect: str) -> Filter:
+    if dialect != "postgresql":
+        return Filter(gates.shown_with(asked))
+    # Nearly all pass, so no index has those.
+    led_to = true() if gates.parse(asked)[1] == "pass" else None
+    return Filter(gates.says(asked), gates.shown_with(asked), gates.said_of(asked), led_to)
+
+
 def _of_record(conditions: Sequence[jsonpaths.Condition], dialect: str) -> Filter:
     record = (Revision.volume == Volume.id, Revision.revision == Volume.revision)
     if dialect != "postgresql":
         meets = (func.emporter_json_match(Revision.record, condition.document()) == 1 for condition in conditions)
         return Filter(exists(select(literal(1)).where(*record, *meets)))
     # One path for all: the record is unpacked for each.
-    path = cast(cast(literal(jsonpaths.together(conditions)), Text), JSONPATH)
-    met = select(literal(1)).where(*record, cast(Revision.record, JSONB).path_exists(path))
-    return Filter(exists(met.offset(ONE_BY_ONE)), _entered(conditions))
+    met = cast(Revision.record, JSONB).path_exists(_jsonpath(jsonpaths.together(conditions)))
+    told = cast(Revision.record, JSONB).path_match(_jsonpath(led_to(conditions)))
+    holds, keyed = (exists(select(literal(1)).where(*record, each).offset(ONE_BY_ONE)) for each in (met, told))
+    return Filter(holds, entered=select(Revision.volume).where(_may_meet(conditions)), led_to=keyed)
 
 
-def _entered(conditions: Sequence[jsonpaths.Condition]) -> ColumnElement[bool]:
+def _jsonpath(path: str) -> ColumnElement[Any]:
+    return cast(cast(literal(path), Text), JSONPATH)
+
+
+def _may_meet(conditions: Sequence[jsonpaths.Condition]) -> ColumnElement[bool]:
     """Revisions that may meet conditions, by the index of fields."""
     keys, fields = keys_of(conditions), func.search_fields(cast(Revision.record, JSONB))
     one: ColumnElement[bool] = fields.op("&&", is_comparison=True)(_keys(keys.any_of))

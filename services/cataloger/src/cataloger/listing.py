@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import load_only
 
 from cataloger.errors import InvalidQueryError
 from cataloger.filters import STATES, check, filters_of
 from cataloger.models import Event, Job, Volume
-from cataloger.probing import NEWEST, Order, first, narrowed
+from cataloger.probing import NEWEST, Found, Order, first, first_of_few
 from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
 from emporter_contracts.ids import job_of
@@ -30,27 +30,21 @@ WALKED = frozenset({"id", "created_at", "updated_at", "bytes", "max_voxel_nm"})
 UNKNOWN_LAST = 1.0e300
 """Stands for an unknown number in a sort: after every real one."""
 
+SHOWN = (
+    load_only(Volume.id, Volume.revision, Volume.status, Volume.job, Volume.summary),
+    load_only(Job.revision, Job.generation, Job.state),
+)
+"""What a list shows of its rows, which are several times as wide."""
+
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sort:
-    """One way to order a list: by an expression that is never NULL, then by id, so that no two rows are equal."""
+class Sort(Order):
+    """An order that a cursor can name a place in."""
 
-    by: ColumnElement[Any]
-    identity: InstrumentedAttribute[str]
     read: Callable[[Any], Any] = str
-    descending: bool = False
-
-    def after(self, value: Any, identity: str) -> ColumnElement[bool]:
-        """The rows that come after one with this value and id."""
-        beyond = self.by < value if self.descending else self.by > value
-        # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
-        reached = self.by <= value if self.descending else self.by >= value
-        return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
-
-    def clauses(self) -> tuple[ColumnElement[Any], ...]:
-        return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
+    """The value it is ordered by, as the cursor's JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +75,38 @@ VOLUME_SORTS: dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]] = {
 async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     """(Volume, Job or None) of the volumes a query asks for. Raises InvalidQueryError."""
     dialect = session.get_bind().dialect.name
-    rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True)
+    rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).options(*SHOWN)
     if query.sort == RELEVANCE:
         sort = _relevance(query, dialect)
         newest = await _newest(session, query, RANKED + 1)
-        ranked = select(Volume.id).where(Volume.id.in_(newest[:RANKED]))
-        return replace(await _page(session, rows, sort, query, ranked), complete=len(newest) <= RANKED)
+        ranked = select(Volume.id).where(Volume.id.in_(newest.ids[:RANKED]))
+        complete = len(newest.ids) <= RANKED and newest.left_at is None
+        return replace(await _page(session, rows, sort, query, ranked), complete=complete)
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
-    sort = _volume_sort(query)
-    if not _is_guessed(query, dialect):
-        fits = await narrowed(session, filters_of(query, dialect))
-        return await _page(session, rows, sort, query, select(Volume.id).where(*fits))
-    order = Order(sort.by, sort.identity, sort.descending)
-    found = await first(session, order, _place(sort, query), filters_of(query, dialect), query.limit + 1)
-    return await _read(session, rows.where(Volume.id.in_(found)).order_by(*sort.clauses()), sort, query)
+    sort, filters = _volume_sort(query), filters_of(query, dialect)
+    found = None
+    if dialect == "postgresql" and _is_guessed(query):
+        look = first if query.sort.removeprefix("-") in WALKED else first_of_few
+        found = await look(session, sort, _place(sort, query), filters, query.limit + 1)
+    if found is None:
+        return await _page(session, rows, sort, query, select(Volume.id).where(*(each.among_all for each in filters)))
+    page = await _read(session, rows.where(Volume.id.in_(found.ids)).order_by(*sort.clauses()), sort, query)
+    return page if found.left_at is None else replace(page, cursor=write_cursor(*found.left_at, fingerprint(query)))
 
 
-def _is_guessed(query: CatalogQuery, dialect: str) -> bool:
-    """Whether PostgreSQL would have to guess how rare what is asked for is, and the list can be walked in its order."""
-    unsure = query.q or query.where or query.gate or "created_at" in query.ranges
-    return dialect == "postgresql" and bool(unsure) and query.sort.removeprefix("-") in WALKED
+def _is_guessed(query: CatalogQuery) -> bool:
+    """Whether PostgreSQL would have to guess how rare what is asked for is."""
+    return bool(query.q or query.where or query.gate or "created_at" in query.ranges)
 
 
-async def _newest(session: AsyncSession, query: CatalogQuery, limit: int) -> list[str]:
-    """The ids of the newest volumes that fit."""
+async def _newest(session: AsyncSession, query: CatalogQuery, limit: int) -> Found:
+    """The newest volumes that fit."""
     dialect = session.get_bind().dialect.name
     filters = filters_of(query, dialect)
     if dialect == "postgresql":
         return await first(session, NEWEST, [], filters, limit)
-    wanted = select(Volume.id).where(*(each.holds for each in filters)).order_by(*NEWEST.clauses()).limit(limit)
-    return list(await session.scalars(wanted))
+    wanted = select(Volume.id).where(*(each.among_all for each in filters)).order_by(*NEWEST.clauses()).limit(limit)
+    return Found(list(await session.scalars(wanted)))
 
 
 async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
@@ -118,7 +114,7 @@ async def jobs_page(session: AsyncSession, query: CatalogQuery) -> Slice:
     check("state", query.status, STATES)
     filters = [Job.source == query.source] if query.source else []
     filters += [Job.state == query.status] if query.status else []
-    sort = Sort(Job.created_at.expression, Job.id, _time, descending=True)
+    sort = Sort(Job.created_at.expression, Job.id.expression, descending=True, read=_time)
     return await _page(session, select(Job).where(*filters), sort, query)
 
 
@@ -126,7 +122,7 @@ async def events_page(session: AsyncSession, volume: str, revision: int | None, 
     """(Event,) of what was said about a volume or all volumes of its job, the oldest first."""
     filters = [Event.job == job_of(volume), or_(Event.volume == volume, Event.volume.is_(None))]
     filters += [Event.revision == revision] if revision is not None else []
-    sort = Sort(Event.at.expression, Event.id, _time)
+    sort = Sort(Event.at.expression, Event.id.expression, read=_time)
     return await _page(session, select(Event).where(*filters), sort, query)
 
 
@@ -142,14 +138,14 @@ def _volume_sort(query: CatalogQuery) -> Sort:
         known = ", ".join([*VOLUME_SORTS, RELEVANCE])
         raise InvalidQueryError(f"sort={query.sort[:40]!r} is not known", hint=f"one of {known}; - in front for descending")
     by, read = VOLUME_SORTS[name]
-    return Sort(by, Volume.id, read, descending=query.sort.startswith("-"))
+    return Sort(by, Volume.id.expression, query.sort.startswith("-"), read)
 
 
 def _relevance(query: CatalogQuery, dialect: str) -> Sort:
     words = words_of(query.q)
     if not words:
         raise InvalidQueryError("sort=relevance needs words to be relevant to", hint="add q=, or sort by -updated_at")
-    return Sort(search_of(dialect).rank(words), Volume.id, float, descending=True)
+    return Sort(search_of(dialect).rank(words), Volume.id.expression, descending=True, read=float)
 
 
 async def _page(session: AsyncSession, rows: Any, sort: Sort, query: CatalogQuery, narrow: Select[Any] | None = None) -> Slice:
@@ -166,13 +162,13 @@ def _place(sort: Sort, query: CatalogQuery) -> list[ColumnElement[bool]]:
     if not query.cursor:
         return []
     value, identity = read_cursor(query.cursor, fingerprint(query))
-    return [sort.after(_cursor_value(sort, value), identity)]
+    return [sort.after((_cursor_value(sort, value), identity))]
 
 
 async def _read(session: AsyncSession, wanted: Any, sort: Sort, query: CatalogQuery) -> Slice:
     """A page of ordered rows, of which there is one more where another page follows."""
     # The sort's value rides along: it is what the cursor must say, as the database said it.
-    found = [tuple(row) for row in await session.execute(wanted.add_columns(sort.by, sort.identity.expression))]
+    found = [tuple(row) for row in await session.execute(wanted.add_columns(sort.by, sort.identity))]
     kept = [row[:-2] for row in found[: query.limit]]
     if len(found) <= query.limit:
         return Slice(kept, None)

@@ -1,8 +1,8 @@
-"""The first rows of a list that PostgreSQL can't tell the rareness of: words, JSON values, times of creation.
+"""The first rows of a list that PostgreSQL can't tell the rareness of: words, fields of records, times of creation.
 
 Walking the list in its order is right for what is common and takes seconds for what is rare; entering the indexes of words
 is right for the rare and takes seconds for the common. The planner guesses which, and guesses words badly. So it is tried:
-PROBED rows are walked; how many of them fit tells how far to look, and whether to walk on or enter the indexes (decision 0010).
+some rows are walked; how many of them fit tells how far to look, and whether to walk on or enter the indexes (decision 0010).
 """
 
 from __future__ import annotations
@@ -11,93 +11,149 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, exists, func, literal, select, text, true
+from sqlalchemy import ColumnElement, Select, Subquery, Text, and_, exists, func, literal, or_, select, text, true, union_all
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger.filters import ONE_BY_ONE, Filter
-from cataloger.models import Revision, Volume
+from cataloger.models import Volume
 
 PROBED = 1_000
 """Rows walked first: some milliseconds, and enough for a page of what one volume in twenty has."""
 WALKED = 10_000
 """Rows a second look walks at most: the indexes of several common words would take longer."""
-PROBED_RECORDS = 250
+PROBED_RECORDS = 100
 """The same where records have to be looked at, which takes twenty times as long."""
-WALKED_RECORDS = 4_000
+WALKED_RECORDS = 1_500
+"""Of a page that no index leads to, too: it ends there, however few of them fit."""
 COMMON = 4
 """What more than one row in this many fits is walked, however long the page."""
 RARE = 100
 """What fewer than one row in this many fits is entered by its index."""
 FARTHEST = 64_000
 """Rows a second look may go through; what is rarer is looked for among all."""
-FEW = 10_000
-"""Volumes whose ids are handed from one statement to the next at most."""
+FEW = 1_000
+"""Volumes that are put in order each by itself, where the list could be walked in its order too."""
+SORTED = 10_000
+"""The same where it could not; their ids are handed from one statement to the next."""
+ENTERING = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off", "work_mem": "128MB"}
+"""How an index is entered of which PostgreSQL can't tell how many volumes it finds, and guesses badly: few are looked up each by
+its id, many in a hash table, however large it may think that is.
+"""
 MARGIN = 2.0
 """Times as many rows are looked through as should be enough, for what is not spread evenly."""
+
+Place = tuple[Any, str]
+"""A row of a list: what it is ordered by, and its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a list is ordered: by an expression an index has, then by id."""
+    """How a list is ordered: by an expression that is never NULL, then by id, so that no two rows are equal."""
 
     by: ColumnElement[Any]
-    identity: InstrumentedAttribute[str]
-    descending: bool
+    identity: ColumnElement[str]
+    descending: bool = False
 
     def clauses(self) -> tuple[ColumnElement[Any], ...]:
         return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
 
+    def after(self, place: Place) -> ColumnElement[bool]:
+        """The rows that come after this one."""
+        value, identity = place
+        beyond = self.by < value if self.descending else self.by > value
+        # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
+        reached = self.by <= value if self.descending else self.by >= value
+        return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
 
-NEWEST = Order(Volume.updated_at.expression, Volume.id, descending=True)
+    def until(self, place: Place) -> ColumnElement[bool]:
+        """The rows that come before this one, and this one."""
+        value, identity = place
+        before = self.by > value if self.descending else self.by < value
+        not_beyond = self.by >= value if self.descending else self.by <= value
+        return and_(not_beyond, or_(before, and_(self.by == value, self.identity <= identity)))
+
+
+NEWEST = Order(Volume.updated_at.expression, Volume.id.expression, descending=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Ids of volumes, in order."""
+
+    ids: list[str]
+    left_at: Place | None = None
+    """Where looking was left off, for no index leads to what fits: the next page goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """What the first rows of a list say."""
+
+    fits: list[str]
+    end: Place | None
+    """The last of them; None where the list ends with them."""
+
+    @property
+    def often(self) -> bool:
+        return len(self.fits) > PROBED_RECORDS / COMMON
 
 
 async def first(
     session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
-) -> list[str]:
-    """Ids of the first `limit` volumes after `place` that fit `filters`, in order."""
+) -> Found:
+    """The first `limit` volumes after `place` that fit `filters`; fewer where there are no more, or where it was left off."""
     if any(each.entered is not None for each in filters):
         return await _first_by_records(session, order, place, filters, limit)
-    near = end = await _end(session, order, place, PROBED)
-    hold = [each.holds for each in filters]
-    found = await _walk(session, order, [*place, *hold, *end], limit)
-    if len(found) >= limit or not end:
-        return found
+    near = end = await _nth(session, order, place, PROBED)
+    found = await _walk(session, order, [*place, *_until(order, end)], filters, limit)
+    if len(found) >= limit or near is None:
+        return Found(found)
     enough = _enough(len(found), PROBED, limit)
     if enough <= FARTHEST:
-        end = await _end(session, order, place, enough)
-        look = _walk if enough <= WALKED else _gather
-        found = await look(session, order, [*place, *hold, *end], limit)
-        if len(found) >= limit or not end:
-            return found
-    rest, _ = _parted(await _common(session, [*place, *near], filters))
-    return await _gather(session, order, [*place, *rest], limit)
+        end = await _nth(session, order, place, enough)
+        among = [*place, *_until(order, end)]
+        if enough <= WALKED:
+            found = await _walk(session, order, among, filters, limit)
+        else:
+            found = await _gather(session, order, [*among, *(each.holds for each in filters)], limit)
+        if len(found) >= limit or end is None:
+            return Found(found)
+    leading = await _leading(session, [*place, order.until(near)], PROBED, filters)
+    return Found(await _gather(session, order, [*place, *_by_columns(filters, leading)], limit))
 
 
 async def _first_by_records(
     session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
-) -> list[str]:
+) -> Found:
     """The same where records have to be looked at: to walk takes longer, and an index leads to what they hold."""
-    near = end = await _end(session, order, place, PROBED_RECORDS)
-    hold = [each.holds for each in filters]
-    found = await _walk(session, order, [*place, *hold, *end], limit)
-    if len(found) >= limit or not end:
-        return found
-    common, enough = len(found) > PROBED_RECORDS / COMMON, _enough(len(found), PROBED_RECORDS, limit)
-    end = await _end(session, order, place, enough) if found and not common else ()
-    if common or (end and enough <= WALKED_RECORDS):
-        found = await _walk(session, order, [*place, *hold, *end], limit)
-        if len(found) >= limit or not end:
-            return found
-    rest, rare = _parted(await _common(session, [*place, *near], filters))
-    if not rare:
-        return await _gather(session, order, [*place, *rest], limit)
-    if end and enough > WALKED_RECORDS:
-        found = await _enter(session, order, [*place, *end], filters, rare, limit, by_id=False)
-        if len(found) >= limit:
-            return found
-    return await _enter(session, order, place, filters, rare, limit, by_id=True)
+    near = await _look_near(session, order, place, filters)
+    if len(near.fits) >= limit or near.end is None:
+        return Found(near.fits[:limit])
+    beyond, missing = [*place, order.after(near.end)], limit - len(near.fits)
+    enough = _enough(len(near.fits), PROBED_RECORDS, missing)
+    walked = near.often or enough <= WALKED_RECORDS
+    if not walked:
+        leading = await _leading(session, [*place, order.until(near.end)], PROBED_RECORDS, filters)
+        if any(leading):
+            return Found(near.fits + await _led_to(session, order, beyond, filters, leading, missing))
+    end = await _nth(session, order, beyond, max(enough if near.often else 0, WALKED_RECORDS))
+    found = near.fits + await _walk(session, order, [*beyond, *_until(order, end)], filters, missing)
+    return Found(found, None if len(found) >= limit else end)
+
+
+async def _led_to(
+    session: AsyncSession,
+    order: Order,
+    place: Sequence[ColumnElement[bool]],
+    filters: Sequence[Filter],
+    leading: Sequence[bool],
+    limit: int,
+) -> list[str]:
+    """What the indexes of the `leading` filters find."""
+    if entered := _entered(filters, leading):
+        return await _enter(session, order, place, entered, filters, limit)
+    return await _look_at(session, order, [*place, *_by_columns(filters, leading)], filters, limit)
 
 
 def _enough(found: int, among: int, limit: int) -> int:
@@ -105,56 +161,63 @@ def _enough(found: int, among: int, limit: int) -> int:
     return int(among * limit / found * MARGIN) if found else FARTHEST + 1
 
 
-async def narrowed(session: AsyncSession, filters: Sequence[Filter]) -> list[ColumnElement[bool]]:
-    """What holds for the volumes that fit `filters`, for a list that is not walked: their ids, where few fit and an index leads
-    to them, which PostgreSQL could not know.
-    """
-    hold = [each.holds for each in filters]
-    if not any(each.entered is not None for each in filters):
-        return hold
-    near = await _end(session, NEWEST, [], PROBED_RECORDS)
-    if not near or len(await _walk(session, NEWEST, [*hold, *near], PROBED_RECORDS)) > PROBED_RECORDS / RARE:
-        return hold
-    _, rare = _parted(await _common(session, near, filters))
-    found = await _enter(session, NEWEST, [], filters, rare, FEW + 1, by_id=True) if rare else []
-    return [Volume.id == func.any(literal(found, ARRAY(Text)))] if rare and len(found) <= FEW else hold
+async def first_of_few(
+    session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
+) -> Found | None:
+    """As `first`, in an order no index has; None where no index leads to few."""
+    near = await _nth(session, NEWEST, [], PROBED_RECORDS) if any(each.entered is not None for each in filters) else None
+    if near is None:
+        return None
+    leading = await _leading(session, [NEWEST.until(near)], PROBED_RECORDS, filters)
+    volumes = await _few(session, _entered(filters, leading))
+    return None if volumes is None else Found(await _look_at(session, order, [*place, among(volumes)], filters, limit))
 
 
-def _parted(common: Sequence[tuple[Filter, bool]]) -> tuple[list[ColumnElement[bool]], list[Filter]]:
-    """Conditions on volumes, and the filters by which revisions are entered."""
-    rare = [one for one, often in common if one.entered is not None and not often]
-    return [one.holds.is_(true()) if often else one.holds for one, often in common if often or one.entered is None], rare
+async def _look_near(
+    session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter]
+) -> _Near:
+    fits = and_(true(), *(each.holds for each in filters))
+    near = select(order.identity, order.by, fits).where(*place).order_by(*order.clauses()).limit(PROBED_RECORDS)
+    rows = (await session.execute(near)).all()
+    end = (rows[-1][1], rows[-1][0]) if len(rows) == PROBED_RECORDS else None
+    return _Near([identity for identity, _, fit in rows if fit], end)
 
 
-async def _common(
-    session: AsyncSession, near: Sequence[ColumnElement[bool]], filters: Sequence[Filter]
-) -> list[tuple[Filter, bool]]:
-    """Filters, and of each whether it is common among the rows `near`, so that no index should be entered for it.
+async def _leading(
+    session: AsyncSession, near: Sequence[ColumnElement[bool]], rows: int, filters: Sequence[Filter]
+) -> list[bool]:
+    """Of each filter, whether its index leads to few: not if it leads to many of the `rows` that are `near`.
 
     PostgreSQL enters the index of a common word to intersect it with that of a rare one, which takes longer than looking at
-    the few rows that hold the rare one. Where all are common, no one is.
+    the few rows that hold the rare one. Where no index leads to few, those of other tables that lead to some do, for together
+    they may be rare.
     """
-    if len(filters) < 2:
-        return [(one, False) for one in filters]
-    counts = select(func.count(), *(func.count().filter(one.holds) for one in filters)).where(*near)
-    rows, *held = (await session.execute(counts)).one()
-    common = [count > rows / RARE for count in held]
-    return [(one, often and not all(common)) for one, often in zip(filters, common, strict=True)]
+    if len(filters) == 1 and filters[0].entered is None:
+        return [True]
+    counts = select(*(func.count().filter(each.told) for each in filters)).where(*near)
+    told = (await session.execute(counts)).one()
+    few = [count <= rows / RARE for count in told]
+    if any(few):
+        return few
+    return [each.entered is not None and count <= rows / COMMON for each, count in zip(filters, told, strict=True)]
 
 
-async def _end(
-    session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], rows: int
-) -> tuple[ColumnElement[bool], ...]:
-    """The condition that holds for the next `rows` rows and those like the last of them; none where there are not so many."""
-    by = order.by.desc() if order.descending else order.by.asc()
-    last = await session.scalar(select(order.by).where(*place).order_by(by).offset(rows).limit(1))
-    if last is None:
-        return ()
-    return (order.by >= literal(last) if order.descending else order.by <= literal(last),)
+def _until(order: Order, end: Place | None) -> list[ColumnElement[bool]]:
+    return [] if end is None else [order.until(end)]
 
 
-async def _walk(session: AsyncSession, order: Order, conditions: Sequence[ColumnElement[bool]], limit: int) -> list[str]:
+async def _nth(session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], rows: int) -> Place | None:
+    """The last of the next `rows` rows; None where there are no more than that."""
+    listed = select(order.by, order.identity).where(*place).order_by(*order.clauses()).offset(rows - 1).limit(2)
+    found = (await session.execute(listed)).all()
+    return (found[0][0], found[0][1]) if len(found) == 2 else None
+
+
+async def _walk(
+    session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
+) -> list[str]:
     """Row by row, in the order of the list."""
+    conditions = [*place, *(each.holds for each in filters)]
     await session.execute(text("SET LOCAL enable_bitmapscan = off"))
     found = await session.scalars(select(order.identity).where(*conditions).order_by(*order.clauses()).limit(limit))
     await session.execute(text("SET LOCAL enable_bitmapscan = on"))
@@ -163,37 +226,73 @@ async def _walk(session: AsyncSession, order: Order, conditions: Sequence[Column
 
 async def _gather(session: AsyncSession, order: Order, conditions: Sequence[ColumnElement[bool]], limit: int) -> list[str]:
     """All rows that fit, by whatever index finds them; then ordered."""
-    fits = select(order.identity.label("id"), order.by.label("by")).where(*conditions).cte("fits").prefix_with("MATERIALIZED")
-    by = fits.c.by.desc() if order.descending else fits.c.by.asc()
-    return list(await session.scalars(select(fits.c.id).order_by(by, fits.c.id.asc()).limit(limit)))
+    return list(await session.scalars(select(_gathered(order, conditions).c.id).limit(limit)))
+
+
+async def _look_at(
+    session: AsyncSession, order: Order, conditions: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
+) -> list[str]:
+    """The same, and then asked one after the other whether they fit, until there are enough."""
+    return await _asked(session, _gathered(order, conditions), filters, limit)
+
+
+def _gathered(order: Order, conditions: Sequence[ColumnElement[bool]]) -> Subquery:
+    some = select(order.identity.label("id"), order.by.label("by")).where(*conditions).cte("some").prefix_with("MATERIALIZED")
+    by = some.c.by.desc() if order.descending else some.c.by.asc()
+    return select(some.c.id).order_by(by, some.c.id.asc()).offset(ONE_BY_ONE).subquery("gathered")
+
+
+async def _few(session: AsyncSession, entered: Sequence[Select[str]]) -> list[str] | None:
+    """The volumes that one of the indexes finds; None where each finds more than SORTED."""
+    for each in entered:
+        found = each.limit(SORTED + 1).subquery()
+        volumes = await session.scalar(select(func.array_agg(found.c.volume))) or []
+        if len(volumes) <= SORTED:
+            return volumes
+    return None
 
 
 async def _enter(
     session: AsyncSession,
     order: Order,
     place: Sequence[ColumnElement[bool]],
+    entered: Sequence[Select[str]],
     filters: Sequence[Filter],
-    rare: Sequence[Filter],
     limit: int,
-    *,
-    by_id: bool,
 ) -> list[str]:
-    """All that may fit by the index of fields, put in order, and then asked one after the other until there are enough.
+    """What the indexes find, in order, asked one after the other whether it fits, until there are enough.
 
-    They are looked up each `by_id`, or among the ids of a `place` with an end. PostgreSQL can't choose: it guesses badly how many
-    the index of fields finds.
+    Few are put in order; where there are many, the list is walked past all others, and no farther than needed. One statement
+    does either, for to enter an index may take as long as all the rest.
     """
-    joins = "off" if by_id else "on"
-    settings = {
-        "enable_hashjoin": joins,
-        "enable_mergejoin": joins,
-        "enable_seqscan": "off",
-        "max_parallel_workers_per_gather": "0",
-    }
-    await session.execute(select(*(func.set_config(name, value, True) for name, value in settings.items())))
-    keys = [one.entered for one in rare if one.entered is not None]
-    found = select(Revision.volume).where(*keys).cte("found").prefix_with("MATERIALIZED")
-    among = select(order.identity.label("id")).where(order.identity.in_(select(found.c.volume)), *place)
-    ordered = among.order_by(*order.clauses()).cte("ordered").prefix_with("MATERIALIZED")
-    fits = select(literal(1)).where(Volume.id == ordered.c.id, *(each.holds for each in filters)).offset(ONE_BY_ONE)
-    return list(await session.scalars(select(ordered.c.id).where(exists(fits)).limit(limit)))
+    await session.execute(select(*(func.set_config(name, value, True) for name, value in ENTERING.items())))
+    index, *others = entered
+    # As a value and not as a condition: that would be made a join, and a join has no order.
+    also = (index.selected_columns.volume.in_(each).is_(true()) for each in others)
+    found = index.where(*also).cte("found").prefix_with("MATERIALIZED")
+    few = select(func.count()).select_from(found).scalar_subquery() <= FEW
+    volumes = select(found.c.volume)
+    put_in_order = _gathered(order, [*place, order.identity.in_(volumes), few])
+    past_others = select(order.identity.label("id")).where(*place, order.identity.in_(volumes).is_(true()), ~few)
+    walked = past_others.order_by(*order.clauses()).offset(ONE_BY_ONE).subquery("walked")
+    return await _asked(session, union_all(select(put_in_order.c.id), select(walked.c.id)).subquery("listed"), filters, limit)
+
+
+async def _asked(session: AsyncSession, listed: Subquery, filters: Sequence[Filter], limit: int) -> list[str]:
+    fits = select(literal(1)).where(Volume.id == listed.c.id, *(each.holds for each in filters)).offset(ONE_BY_ONE)
+    return list(await session.scalars(select(listed.c.id).where(exists(fits)).limit(limit)))
+
+
+def _entered(filters: Sequence[Filter], leading: Sequence[bool]) -> list[Select[str]]:
+    return [each.entered for each, leads in zip(filters, leading, strict=True) if leads and each.entered is not None]
+
+
+def _by_columns(filters: Sequence[Filter], leading: Sequence[bool]) -> list[ColumnElement[bool]]:
+    """What is asked of the volumes' own columns, by which no index is entered but the leading ones'; where none leads, any."""
+    own = [(each, leads or not any(leading)) for each, leads in zip(filters, leading, strict=True) if each.entered is None]
+    return [each.holds if leads else each.holds.is_(true()) for each, leads in own]
+
+
+def among(volumes: list[str]) -> ColumnElement[bool]:
+    """Whether a volume is one of these."""
+    return Volume.id == func.any(literal(volumes, ARRAY(Text)))

@@ -148,8 +148,10 @@ class Catalog:
         """
         asked = query.model_copy(update={"sort": "id", "limit": CITED_PAGE, "cursor": None})
         entries: list[Document] = []
-        for _ in range(0, MAX_CITED, CITED_PAGE):
+        cited = 0
+        while cited < MAX_CITED:
             page = await self.volumes(asked)
+            cited += len(page.items)
             found = await self.records_by_ref([(row["volume"], row["revision"]) for row in page.items])
             entries = citations.merged([*entries, *citations.items(record for record in found if record is not None)])
             if page.cursor is None:

@@ -70,4 +70,4 @@ class VolumeList(VolumeFilters):
 
     sort: Annotated[str, Field(description="such as -updated_at, bytes, max_voxel_nm; relevance with q")] = "-updated_at"
     cursor: Annotated[str | None, Field(description="`cursor` of the page before")] = None
-    limit: Annotated[int, Field(ge=1, le=1000, description="Items of one page")] = 100
+    limit: Annotated[int, Field(ge=1, le=1000, description="Items of one page at most; `cursor` says if there may be more")] = 100

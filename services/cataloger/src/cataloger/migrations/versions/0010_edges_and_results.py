@@ -25,8 +25,15 @@ def upgrade() -> None:
     )
     findings = {"gate": ["gate", "verdict", "at"], "verdict": ["verdict", "at"], "volume": ["volume", "revision", "gate"]}
     for name, columns in findings.items():
-        found = sa.text("verdict <> 'pass'")
-        op.create_index(f"ix_quality_results_{name}", "quality_results", columns, postgresql_where=found, sqlite_where=found)
+        found, also = sa.text("verdict <> 'pass'"), ["volume"] if name == "gate" else []
+        op.create_index(
+            f"ix_quality_results_{name}",
+            "quality_results",
+            columns,
+            postgresql_where=found,
+            sqlite_where=found,
+            postgresql_include=also,
+        )
     op.create_index("ix_quality_results_at", "quality_results", ["at"])
     op.create_table(
         "lineage_edges",
