@@ -129,7 +129,7 @@ async def test_however_it_is_looked_for_the_same_are_found_in_the_same_order(six
 async def test_pages_are_full_where_an_index_leads(sixty, monkeypatch, way):
     for name, number in WAYS[way].items():
         monkeypatch.setattr(f"cataloger.probing.{name}", number)
-    for query in {"where": ("additional_metadata.dose>=40",)}, {"gate": "shifted"}:
+    for query in {"where": ("additional_metadata.dose>=48",)}, {"gate": "shifted"}:
         *full, _ = await pages_of(sixty, 4, sort="updated_at", **query)
         assert [len(page) for page in full] == [4] * len(full)
         assert full

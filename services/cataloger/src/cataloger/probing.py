@@ -22,12 +22,16 @@ PROBED = 1_000
 """Rows walked first: some milliseconds, and enough for a page of what one volume in twenty has."""
 WALKED = 10_000
 """Rows a second look walks at most: the indexes of several common words would take longer."""
-PROBED_RECORDS = 100
+PROBED_RECORDS = 300
 """The same where records have to be looked at, which takes twenty times as long."""
-WALKED_RECORDS = 1_500
-"""Of a page that no index leads to, too: it ends there, however few of them fit."""
+SAMPLED = 60
+"""Of those, what tells whether an index leads to few."""
+WALKED_RECORDS = 1_000
+"""Looked at at once after those. A page that no index leads to ends there, however few of them fit."""
+WALKS = 2
+"""How often, at most, while that should be enough to fill a page."""
 COMMON = 4
-"""What more than one row in this many fits is walked, however long the page."""
+"""What an index leads to more than one row in this many by, it is not entered for."""
 RARE = 100
 """What fewer than one row in this many fits is entered by its index."""
 FARTHEST = 64_000
@@ -93,10 +97,8 @@ class _Near:
     fits: list[str]
     end: Place | None
     """The last of them; None where the list ends with them."""
-
-    @property
-    def often(self) -> bool:
-        return len(self.fits) > PROBED_RECORDS / COMMON
+    some_end: Place | None
+    """The last of SAMPLED of them."""
 
 
 async def first(
@@ -128,18 +130,38 @@ async def _first_by_records(
 ) -> Found:
     """The same where records have to be looked at: to walk takes longer, and an index leads to what they hold."""
     near = await _look_near(session, order, place, filters)
-    if len(near.fits) >= limit or near.end is None:
-        return Found(near.fits[:limit])
-    beyond, missing = [*place, order.after(near.end)], limit - len(near.fits)
-    enough = _enough(len(near.fits), PROBED_RECORDS, missing)
-    walked = near.often or enough <= WALKED_RECORDS
-    if not walked:
-        leading = await _leading(session, [*place, order.until(near.end)], PROBED_RECORDS, filters)
-        if any(leading):
-            return Found(near.fits + await _led_to(session, order, beyond, filters, leading, missing))
-    end = await _nth(session, order, beyond, max(enough if near.often else 0, WALKED_RECORDS))
-    found = near.fits + await _walk(session, order, [*beyond, *_until(order, end)], filters, missing)
+    found, end, looked_at = near.fits[:limit], near.end, PROBED_RECORDS
+    for walks_left in range(WALKS, 0, -1):
+        if len(found) >= limit or end is None:
+            return Found(found)
+        if _enough(len(found), looked_at, limit - len(found)) > MARGIN * walks_left * WALKED_RECORDS:
+            break
+        found, end = await _walk_on(session, order, place, end, filters, found, limit)
+        looked_at += WALKED_RECORDS
+    if len(found) >= limit or end is None:
+        return Found(found)
+    leading = await _leading(session, [*place, *_until(order, near.some_end)], min(SAMPLED, PROBED_RECORDS), filters)
+    if any(leading):
+        beyond = [*place, order.after(end)]
+        return Found(found + await _led_to(session, order, beyond, filters, leading, limit - len(found)))
+    if looked_at == PROBED_RECORDS:
+        found, end = await _walk_on(session, order, place, end, filters, found, limit)
     return Found(found, None if len(found) >= limit else end)
+
+
+async def _walk_on(
+    session: AsyncSession,
+    order: Order,
+    place: Sequence[ColumnElement[bool]],
+    end: Place,
+    filters: Sequence[Filter],
+    found: list[str],
+    limit: int,
+) -> tuple[list[str], Place | None]:
+    """What was found until `end` and among the next WALKED_RECORDS rows, and the last of those; None where the list ends."""
+    beyond = [*place, order.after(end)]
+    last = await _nth(session, order, beyond, WALKED_RECORDS)
+    return found + await _walk(session, order, [*beyond, *_until(order, last)], filters, limit - len(found)), last
 
 
 async def _led_to(
@@ -179,8 +201,9 @@ async def _look_near(
     fits = and_(true(), *(each.holds for each in filters))
     near = select(order.identity, order.by, fits).where(*place).order_by(*order.clauses()).limit(PROBED_RECORDS)
     rows = (await session.execute(near)).all()
-    end = (rows[-1][1], rows[-1][0]) if len(rows) == PROBED_RECORDS else None
-    return _Near([identity for identity, _, fit in rows if fit], end)
+    places = [(by, identity) for identity, by, _ in rows]
+    end = places[-1] if len(rows) == PROBED_RECORDS else None
+    return _Near([identity for identity, _, fit in rows if fit], end, places[:SAMPLED][-1] if end else None)
 
 
 async def _leading(
@@ -270,8 +293,8 @@ async def _enter(
     # As a value and not as a condition: that would be made a join, and a join has no order.
     also = (index.selected_columns.volume.in_(each).is_(true()) for each in others)
     found = index.where(*also).cte("found").prefix_with("MATERIALIZED")
-    few = select(func.count()).select_from(found).scalar_subquery() <= FEW
     volumes = select(found.c.volume)
+    few = select(func.count()).select_from(volumes.limit(FEW + 1).subquery()).scalar_subquery() <= FEW
     put_in_order = _gathered(order, [*place, order.identity.in_(volumes), few])
     past_others = select(order.identity.label("id")).where(*place, order.identity.in_(volumes).is_(true()), ~few)
     walked = past_others.order_by(*order.clauses()).offset(ONE_BY_ONE).subquery("walked")

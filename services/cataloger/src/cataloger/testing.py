@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -38,7 +38,7 @@ def postgres_binaries() -> Path | None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
+def postgres_server(**settings: str) -> Iterator[str]:
     """The URL (`postgresql+asyncpg://…`, without a database) of a running server. Durability is off: it dies with its folder."""
     binaries = postgres_binaries()
     assert binaries is not None, "no PostgreSQL here: ask postgres_binaries() first"
@@ -53,7 +53,7 @@ def postgres_server() -> Iterator[str]:
             [str(binaries / "initdb"), "-D", f"{folder}/data", "-U", "emporter", "-A", "trust", "-N", "-E", "UTF8"], user, folder
         )
         port = _free_port()
-        server = _spawn(binaries, folder, port, user)
+        server = _spawn(binaries, folder, port, user, settings)
         _wait(server, binaries, folder, port)
         yield f"postgresql+asyncpg://emporter@127.0.0.1:{port}"
     finally:
@@ -82,13 +82,14 @@ async def _say(server: str, statement: str) -> None:
     await connection.close()
 
 
-def _spawn(binaries: Path, folder: Path, port: int, user: str | None) -> subprocess.Popen[bytes]:
+def _spawn(binaries: Path, folder: Path, port: int, user: str | None, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     options = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": str(folder),
         "fsync": "off",
         "synchronous_commit": "off",
         "full_page_writes": "off",
+        **settings,
     }
     command = [str(binaries / "postgres"), "-D", f"{folder}/data", "-p", str(port)]
     command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
