@@ -308,8 +308,8 @@ class _Answer:
     async def _write(self, content: Content, start: int, stop: int, *, chunked: bool) -> None:
         pace = self._server.pace(self.path)
         while self.path in self._server.held and start + 1 < stop and not chunked:
-            self._writer.write(content[start : start + 1])
             self._server.sent[self.path] += 1
+            self._writer.write(content[start : start + 1])
             await self._writer.drain()
             start += 1
             await asyncio.sleep(HELD_SECONDS)
@@ -321,8 +321,9 @@ class _Answer:
             if pace:
                 await asyncio.sleep(pace)
             piece = content[position : min(stop, position + PIECE)]
-            self._writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            # Counted first: whoever has all of it may ask at once how much was sent.
             self._server.sent[self.path] += len(piece)
+            self._writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             await self._writer.drain()
         if chunked:
             self._writer.write(b"0\r\n\r\n")
