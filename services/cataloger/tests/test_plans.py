@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cataloger.database import Database
-from cataloger.testing import create_database
+from cataloger.testing import filled_database
 from cataloger.testing_builders import a_status, at
 from cataloger.testing_plans import _statements, plans_of
 from cataloger.testing_world import World
@@ -20,16 +20,11 @@ NO_SCANS = ("enable_seqscan = off",)
 def forty_url(postgres_url: str, migrated_postgres: str) -> str:
     """A catalog of forty volumes, which is only read."""
 
-    async def filled() -> str:
-        url = await create_database(postgres_url, migrated_postgres)
-        database = Database.open(url)
-        world = World(database)
+    async def fill(database: Database) -> None:
         for n in range(40):
-            await world.hear(a_status(job=f"idr-{n}", created_at=at(n), updated_at=at(n)))
-        await database.close()
-        return url
+            await World(database).hear(a_status(job=f"idr-{n}", created_at=at(n), updated_at=at(n)))
 
-    return asyncio.run(filled())
+    return asyncio.run(filled_database(postgres_url, migrated_postgres, fill))
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cataloger.database import Database
+from cataloger.errors import TooSlowError
 from cataloger.queries import CITED_PAGE, MAX_CITED
 from cataloger.repository import Writer
-from cataloger.testing import create_database
+from cataloger.testing import filled_database
 from cataloger.testing_builders import a_record, a_status, at, judged
 from cataloger.testing_world import World
 from emporter_contracts.commands import CatalogQuery
@@ -77,9 +78,7 @@ def volume_of(n: int) -> str:
 
 @pytest.fixture(scope="module")
 def sixty_url(postgres_url: str, migrated_postgres: str) -> str:
-    async def filled() -> str:
-        url = await create_database(postgres_url, migrated_postgres)
-        database = Database.open(url)
+    async def fill(database: Database) -> None:
         for n in range(COUNT):
             async with database.writing() as session:
                 writer = Writer(session)
@@ -88,10 +87,8 @@ def sixty_url(postgres_url: str, migrated_postgres: str) -> str:
                     body = record.model_dump(mode="json")
                     await writer.put(record.volume, record.volume, record.revision, body, committed=True)
                 await writer.refresh(volume_of(n))
-        await database.close()
-        return url
 
-    return asyncio.run(filled())
+    return asyncio.run(filled_database(postgres_url, migrated_postgres, fill))
 
 
 @pytest.fixture
@@ -165,3 +162,7 @@ async def test_a_set_is_cited_however_many_pages_it_is_found_in(sixty, monkeypat
     last = CatalogQuery(kind="citations", where=("additional_metadata.code~9", "metadata.core.axes!=xyz"))
     assert len(await pages_of(sixty, 500, sort="id", where=last.where)) > MAX_CITED / CITED_PAGE
     assert len(await sixty.catalog.citations(last)) == 6 + 1, "six volumes, and the publication all of them name"
+    monkeypatch.setattr("cataloger.queries.CITING_SECONDS", 0.0)
+    with pytest.raises(TooSlowError, match="the set") as ended:
+        await sixty.catalog.citations(last)
+    assert "source=" in ended.value.hint

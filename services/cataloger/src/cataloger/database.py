@@ -93,7 +93,7 @@ class Database:
         async with self.reading() as session:
             if not self.is_sqlite:
                 await session.execute(text(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}"))
-                with _patience(seconds):
+                with _patience(seconds, "; or list it by sort=-updated_at, which goes on page by page"):
                     yield session
                 return
             connection = (await (await session.connection()).get_raw_connection()).driver_connection
@@ -197,7 +197,7 @@ def _faults() -> Iterator[None]:
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
+def _patience(seconds: float, or_else: str = "") -> Iterator[None]:
     """A statement that was ended because it took too long, as ours."""
     try:
         yield
@@ -206,7 +206,7 @@ def _patience(seconds: float) -> Iterator[None]:
             raise
         raise TooSlowError(
             f"the answer was not found within {seconds:g} seconds",
-            hint="narrow it by source=, status=, organism=, dates or words; or list it by -updated_at, page by page",
+            hint=f"narrow it by source=, status=, organism=, dates or words{or_else}",
         ) from error
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from cataloger import gates, jsonpaths, ranges
 from cataloger.errors import InvalidQueryError
 from cataloger.fields import keys_of, led_to, looked_up_at_once
-from cataloger.models import Annotation, Revision, Volume
+from cataloger.models import Annotation, QualityResult, Revision, Volume
 from cataloger.records import REMOVED
 from cataloger.search import search_of, words_of
 from emporter_contracts.commands import CatalogQuery
@@ -130,9 +130,11 @@ def _annotation(wanted: str) -> ColumnElement[bool]:
 def _of_gate(asked: str, dialect: str) -> Filter:
     if dialect != "postgresql":
         return Filter(gates.shown_with(asked))
+    said, shown = gates.said(asked), (QualityResult.volume == Volume.id, QualityResult.revision == Volume.revision)
+    holds = exists(select(literal(1)).where(*shown, said).offset(ONE_BY_ONE))
     # Nearly all pass, so no index has those.
     led_to = true() if gates.parse(asked)[1] == "pass" else None
-    return Filter(gates.says(asked), gates.shown_with(asked), gates.said_of(asked), led_to)
+    return Filter(holds, gates.shown_with(asked), select(QualityResult.volume).where(said), led_to)
 
 
 def _of_record(conditions: Sequence[jsonpaths.Condition], dialect: str) -> Filter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from sqlalchemy import ColumnElement, Select, and_, exists, literal, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, and_, literal_column, select, tuple_
 
 from cataloger.errors import InvalidQueryError
 from cataloger.models import QualityResult, Volume
@@ -28,25 +28,15 @@ def parse(asked: str) -> tuple[str, str | None]:
     return gate, verdict if colon else None
 
 
-def says(asked: str) -> ColumnElement[bool]:
-    """Whether a gate says this of a volume's revision shown, asked of one volume after the other."""
+def said(asked: str) -> ColumnElement[bool]:
+    """Results in which a gate says this; without a verdict: that it warns or fails."""
     gate, verdict = parse(asked)
-    shown = (QualityResult.volume == Volume.id, QualityResult.revision == Volume.revision)
-    said = select(literal(1)).where(*shown, QualityResult.gate == gate, said_by(verdict))
-    return exists(said.offset(0))
+    return and_(QualityResult.gate == gate, said_by(verdict))
 
 
 def shown_with(asked: str) -> ColumnElement[bool]:
-    """Volumes of which a gate says this on the revision shown; without a verdict: that it warns or fails."""
-    gate, verdict = parse(asked)
-    said = select(QualityResult.volume, QualityResult.revision).where(QualityResult.gate == gate, said_by(verdict))
-    return tuple_(Volume.id, Volume.revision).in_(said)
-
-
-def said_of(asked: str) -> Select[str]:
-    """The volumes a gate says this of, whichever revision of them."""
-    gate, verdict = parse(asked)
-    return select(QualityResult.volume).where(QualityResult.gate == gate, said_by(verdict))
+    """Volumes of which a gate says this on the revision shown."""
+    return tuple_(Volume.id, Volume.revision).in_(select(QualityResult.volume, QualityResult.revision).where(said(asked)))
 
 
 def said_by(verdict: str | None) -> ColumnElement[bool]:

@@ -187,10 +187,11 @@ async def first_of_few(
     session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter], limit: int
 ) -> Found | None:
     """As `first`, in an order no index has; None where no index leads to few."""
-    near = await _nth(session, NEWEST, [], PROBED_RECORDS) if any(each.entered is not None for each in filters) else None
+    rows = min(SAMPLED, PROBED_RECORDS)
+    near = await _nth(session, NEWEST, [], rows) if any(each.entered is not None for each in filters) else None
     if near is None:
         return None
-    leading = await _leading(session, [NEWEST.until(near)], PROBED_RECORDS, filters)
+    leading = await _leading(session, [NEWEST.until(near)], rows, filters)
     volumes = await _few(session, _entered(filters, leading))
     return None if volumes is None else Found(await _look_at(session, order, [*place, among(volumes)], filters, limit))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger import batches, citations, listing, quality
 from cataloger.database import POOL_SIZE, Database
-from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError
+from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError, TooSlowError
 from cataloger.facets import WholeCatalog, count_some, narrows
 from cataloger.lineage import came_of, graph_of
 from cataloger.models import Event, Job, Revision, Volume
@@ -32,6 +33,8 @@ DEMANDING = POOL_SIZE // 2
 """Questions about any field of records that are looked into at once; the other connections are for everybody else."""
 CITED_PAGE = 500
 """Records read at once for the citations of a set."""
+CITING_SECONDS = 20.0
+"""Of one set, which may be looked for on many pages that hold little."""
 MAX_CITED = 10_000
 """Volumes of one set that is cited; a list of references that is longer is a catalog."""
 WHOLE = frozenset({"raw", "citations"})
@@ -50,7 +53,7 @@ class Page:
     items: list[Document]
     cursor: str | None = None
     complete: bool = True
-    """False where more fit than a list by relevance ranks, so that its last page is not the end of what there is."""
+    """False where more fit than a list by relevance ranks, or may, so that its last page is not the end of what there is."""
 
     def document(self) -> Document:
         return {"items": self.items, "cursor": self.cursor, "complete": self.complete}
@@ -148,8 +151,12 @@ class Catalog:
         """
         asked = query.model_copy(update={"sort": "id", "limit": CITED_PAGE, "cursor": None})
         entries: list[Document] = []
-        cited = 0
+        cited, until = 0, time.monotonic() + CITING_SECONDS
         while cited < MAX_CITED:
+            if time.monotonic() > until:
+                raise TooSlowError(
+                    f"the set was not found within {CITING_SECONDS:g} seconds", hint="narrow it: source=, q=, where="
+                )
             page = await self.volumes(asked)
             cited += len(page.items)
             found = await self.records_by_ref([(row["volume"], row["revision"]) for row in page.items])

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+
+from cataloger.database import Database
 
 DEBIAN = "/usr/lib/postgresql"
 """Where Debian keeps the servers of each major version, outside PATH."""
@@ -68,6 +70,15 @@ async def create_database(server: str, template: str = "template1") -> str:
     name = f"test_{uuid4().hex}"
     await _say(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     return f"{server}/{name}"
+
+
+async def filled_database(server: str, template: str, fill: Callable[[Database], Awaitable[None]]) -> str:
+    """The URL of a copy of `template` after `fill`."""
+    url = await create_database(server, template)
+    database = Database.open(url)
+    await fill(database)
+    await database.close()
+    return url
 
 
 async def drop_database(url: str) -> None:
