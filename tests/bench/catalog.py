@@ -260,8 +260,9 @@ async def warm(database: Database) -> None:
     async with database._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
         await connection.exec_driver_sql(
-            "SELECT pg_prewarm(oid::regclass) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-            " AND relname !~ 'lineage|quality_results(_pkey|_at)?$' AND relkind IN ('r', 'i')"
+            "WITH ours AS (SELECT * FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname !~ 'lineage|quality_results(_pkey|_at)?$')"
+            " SELECT pg_prewarm(oid::regclass) FROM ours WHERE relkind IN ('r', 'i')"
+            " UNION ALL SELECT pg_prewarm(indexrelid::regclass) FROM pg_index WHERE indrelid IN (SELECT reltoastrelid FROM ours)"
         )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from heapq import merge
 from typing import Any
 
-from sqlalchemy import func, or_, select, tuple_
+from sqlalchemy import Row, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from cataloger.listing import SHOWN
 from cataloger.models import Event, Job, Revision, Volume
 from emporter_contracts.ids import job_of
 
@@ -28,19 +29,19 @@ async def records(session: AsyncSession, refs: Sequence[tuple[str, int]]) -> dic
     return {(r.volume, r.revision): r.record for r in (await session.execute(query)).scalars()}
 
 
-async def volumes(session: AsyncSession, ids: Sequence[str]) -> dict[str, tuple[Volume, Job | None]]:
-    query = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).where(Volume.id.in_(ids))
-    return {volume.id: (volume, job) for volume, job in await session.execute(query)}
+async def volumes(session: AsyncSession, ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """What is SHOWN of each of these volumes."""
+    return {row.id: row for row in await session.execute(SHOWN.where(Volume.id.in_(ids)))}
 
 
-async def labels(session: AsyncSession, images: Sequence[str]) -> dict[str, list[tuple[Volume, Job | None]]]:
-    """The first LABELS volumes that label each image, or any revision of it, by name."""
+async def labels(session: AsyncSession, images: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """What is SHOWN of the first LABELS volumes that label each image, or any revision of it, by name."""
     place = func.row_number().over(partition_by=Volume.image, order_by=Volume.id).label("place")
-    ranked = select(Volume.id, place).where(Volume.image.in_(images)).subquery()
-    query = select(Volume, Job).join(ranked, ranked.c.id == Volume.id).join(Job, Job.id == Volume.job, isouter=True)
-    found: dict[str, list[tuple[Volume, Job | None]]] = {image: [] for image in images}
-    for volume, job in await session.execute(query.where(ranked.c.place <= LABELS).order_by(Volume.id)):
-        found[volume.image or ""].append((volume, job))
+    ranked = select(Volume.id, Volume.image, place).where(Volume.image.in_(images)).subquery()
+    shown = SHOWN.add_columns(ranked.c.image).join(ranked, ranked.c.id == Volume.id)
+    found: dict[str, list[Row[Any]]] = {image: [] for image in images}
+    for row in await session.execute(shown.where(ranked.c.place <= LABELS).order_by(Volume.id)):
+        found[row.image].append(row)
     return found
 
 

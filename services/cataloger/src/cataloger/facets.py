@@ -98,7 +98,7 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
         fits, complete = [among(newest.ids)], newest.left_at is None and len(newest.ids) < FACET_RECORDS
     rows = select(*columns, Volume.id, Volume.revision, Volume.caveats.label("caveats")).where(*fits)
     if limit is not None:
-        rows = rows.order_by(Volume.updated_at.desc(), Volume.id).limit(limit)
+        rows = rows.order_by(*NEWEST.clauses()).limit(limit)
     matched = rows.cte("matched")
     counts: dict[str, list[tuple[str | None, int]]] = {name: [] for name in (*FACETS, "caveat", "gate")}
     counted = 0

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import load_only
 
 from cataloger.errors import InvalidQueryError
 from cataloger.filters import STATES, check, filters_of
@@ -30,13 +29,17 @@ WALKED = frozenset({"id", "created_at", "updated_at", "bytes", "max_voxel_nm"})
 UNKNOWN_LAST = 1.0e300
 """Stands for an unknown number in a sort: after every real one."""
 
-SHOWN = (
-    load_only(Volume.id, Volume.revision, Volume.status, Volume.job, Volume.summary),
-    load_only(Job.revision, Job.generation, Job.state),
-)
-"""What a list shows of its rows, which are several times as wide."""
-
-Row = tuple[Any, ...]
+SHOWN = select(
+    Volume.id,
+    Volume.revision,
+    Volume.status,
+    Volume.job,
+    Volume.summary,
+    Job.revision.label("run"),
+    Job.generation,
+    Job.state,
+).join_from(Volume, Job, Job.id == Volume.job, isouter=True)
+"""What a list shows of volumes, several times as wide, and where their jobs stand; `run` is NULL for a job not heard of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Sort(Order):
 class Slice:
     """One page of rows, and the cursor of the next; None where this was the last."""
 
-    rows: list[Row]
+    rows: list[Row[Any]]
     cursor: str | None
     complete: bool = True
     """Whether the list goes on to the last row that fits."""
@@ -73,15 +76,14 @@ VOLUME_SORTS: dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]] = {
 
 
 async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
-    """(Volume, Job or None) of the volumes a query asks for. Raises InvalidQueryError."""
+    """What is SHOWN of the volumes a query asks for. Raises InvalidQueryError."""
     dialect = session.get_bind().dialect.name
-    rows = select(Volume, Job).join(Job, Job.id == Volume.job, isouter=True).options(*SHOWN)
     if query.sort == RELEVANCE:
         sort = _relevance(query, dialect)
         newest = await _newest(session, query, RANKED + 1)
         ranked = select(Volume.id).where(Volume.id.in_(newest.ids[:RANKED]))
         complete = len(newest.ids) <= RANKED and newest.left_at is None
-        return replace(await _page(session, rows, sort, query, ranked), complete=complete)
+        return replace(await _page(session, SHOWN, sort, query, ranked), complete=complete)
     # First which rows, from indexes alone where one holds all that is asked, then the rows themselves, which are wide.
     sort, filters = _volume_sort(query), filters_of(query, dialect)
     found = None
@@ -89,8 +91,8 @@ async def volumes_page(session: AsyncSession, query: CatalogQuery) -> Slice:
         look = first if query.sort.removeprefix("-") in WALKED else first_of_few
         found = await look(session, sort, _place(sort, query), filters, query.limit + 1)
     if found is None:
-        return await _page(session, rows, sort, query, select(Volume.id).where(*(each.among_all for each in filters)))
-    page = await _read(session, rows.where(Volume.id.in_(found.ids)).order_by(*sort.clauses()), sort, query)
+        return await _page(session, SHOWN, sort, query, select(Volume.id).where(*(each.among_all for each in filters)))
+    page = await _read(session, SHOWN.where(Volume.id.in_(found.ids)).order_by(*sort.clauses()), sort, query)
     return page if found.left_at is None else replace(page, cursor=write_cursor(*found.left_at, fingerprint(query)))
 
 
@@ -168,12 +170,12 @@ def _place(sort: Sort, query: CatalogQuery) -> list[ColumnElement[bool]]:
 async def _read(session: AsyncSession, wanted: Any, sort: Sort, query: CatalogQuery) -> Slice:
     """A page of ordered rows, of which there is one more where another page follows."""
     # The sort's value rides along: it is what the cursor must say, as the database said it.
-    found = [tuple(row) for row in await session.execute(wanted.add_columns(sort.by, sort.identity))]
-    kept = [row[:-2] for row in found[: query.limit]]
+    place = (sort.by.label("place_by"), sort.identity.label("place_id"))
+    found = (await session.execute(wanted.add_columns(*place))).all()
+    kept = list(found[: query.limit])
     if len(found) <= query.limit:
         return Slice(kept, None)
-    value, identity = found[query.limit - 1][-2:]
-    return Slice(kept, write_cursor(value, identity, fingerprint(query)))
+    return Slice(kept, write_cursor(kept[-1].place_by, kept[-1].place_id, fingerprint(query)))
 
 
 def _cursor_value(sort: Sort, value: Any) -> Any:

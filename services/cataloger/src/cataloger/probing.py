@@ -8,11 +8,26 @@ some rows are walked; how many of them fit tells how far to look, and whether to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, Text, and_, exists, func, literal, or_, select, text, true, union_all
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    Text,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+    text,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.filters import ONE_BY_ONE, Filter
@@ -40,7 +55,8 @@ FEW = 1_000
 """Volumes that are put in order each by itself, where the list could be walked in its order too."""
 SORTED = 10_000
 """The same where it could not; their ids are handed from one statement to the next."""
-ENTERING = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off", "work_mem": "128MB"}
+SETTINGS = {"enable_hashjoin": "off", "enable_mergejoin": "off", "enable_seqscan": "off", "work_mem": "128MB"}
+ENTERING = select(*(func.set_config(name, value, True) for name, value in SETTINGS.items()))
 """How an index is entered of which PostgreSQL can't tell how many volumes it finds, and guesses badly: few are looked up each by
 its id, many in a hash table, however large it may think that is.
 """
@@ -60,22 +76,22 @@ class Order:
     descending: bool = False
 
     def clauses(self) -> tuple[ColumnElement[Any], ...]:
-        return (self.by.desc() if self.descending else self.by.asc(), self.identity.asc())
+        # Both in one direction: an index that is walked backwards gives no other.
+        return tuple(each.desc() if self.descending else each.asc() for each in (self.by, self.identity))
 
     def after(self, place: Place) -> ColumnElement[bool]:
         """The rows that come after this one."""
-        value, identity = place
-        beyond = self.by < value if self.descending else self.by > value
-        # The first half says nothing new, but a database can enter an index by it, and can't by an OR.
-        reached = self.by <= value if self.descending else self.by >= value
-        return and_(reached, or_(beyond, and_(self.by == value, self.identity > identity)))
+        row, last = self._compared(place)
+        return row < last if self.descending else row > last
 
     def until(self, place: Place) -> ColumnElement[bool]:
         """The rows that come before this one, and this one."""
+        row, last = self._compared(place)
+        return row >= last if self.descending else row <= last
+
+    def _compared(self, place: Place) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
         value, identity = place
-        before = self.by > value if self.descending else self.by < value
-        not_beyond = self.by >= value if self.descending else self.by <= value
-        return and_(not_beyond, or_(before, and_(self.by == value, self.identity <= identity)))
+        return tuple_(self.by, self.identity), tuple_(literal(value, self.by.type), literal(identity, Text))
 
 
 NEWEST = Order(Volume.updated_at.expression, Volume.id.expression, descending=True)
@@ -97,8 +113,8 @@ class _Near:
     fits: list[str]
     end: Place | None
     """The last of them; None where the list ends with them."""
-    some_end: Place | None
-    """The last of SAMPLED of them."""
+    told: Sequence[int]
+    """For each filter, how many of the first SAMPLED of them its index leads to."""
 
 
 async def first(
@@ -121,7 +137,7 @@ async def first(
             found = await _gather(session, order, [*among, *(each.holds for each in filters)], limit)
         if len(found) >= limit or end is None:
             return Found(found)
-    leading = await _leading(session, [*place, order.until(near)], PROBED, filters)
+    leading = _leading(await _told(session, [*place, order.until(near)], filters), PROBED, filters)
     return Found(await _gather(session, order, [*place, *_by_columns(filters, leading)], limit))
 
 
@@ -140,7 +156,7 @@ async def _first_by_records(
         looked_at += WALKED_RECORDS
     if len(found) >= limit or end is None:
         return Found(found)
-    leading = await _leading(session, [*place, *_until(order, near.some_end)], min(SAMPLED, PROBED_RECORDS), filters)
+    leading = _leading(near.told, min(SAMPLED, PROBED_RECORDS), filters)
     if any(leading):
         beyond = [*place, order.after(end)]
         return Found(found + await _led_to(session, order, beyond, filters, leading, limit - len(found)))
@@ -191,7 +207,7 @@ async def first_of_few(
     near = await _nth(session, NEWEST, [], rows) if any(each.entered is not None for each in filters) else None
     if near is None:
         return None
-    leading = await _leading(session, [NEWEST.until(near)], rows, filters)
+    leading = _leading(await _told(session, [NEWEST.until(near)], filters), rows, filters)
     volumes = await _few(session, _entered(filters, leading))
     return None if volumes is None else Found(await _look_at(session, order, [*place, among(volumes)], filters, limit))
 
@@ -199,27 +215,34 @@ async def first_of_few(
 async def _look_near(
     session: AsyncSession, order: Order, place: Sequence[ColumnElement[bool]], filters: Sequence[Filter]
 ) -> _Near:
+    number = func.row_number().over(order_by=order.clauses())
     fits = and_(true(), *(each.holds for each in filters))
-    near = select(order.identity, order.by, fits).where(*place).order_by(*order.clauses()).limit(PROBED_RECORDS)
-    rows = (await session.execute(near)).all()
-    places = [(by, identity) for identity, by, _ in rows]
-    end = places[-1] if len(rows) == PROBED_RECORDS else None
-    return _Near([identity for identity, _, fit in rows if fit], end, places[:SAMPLED][-1] if end else None)
+    told = [case((number <= SAMPLED, each.told)).label(f"told_{n}") for n, each in enumerate(filters)]
+    columns = (order.identity.label("id"), order.by.label("by"), number.label("number"), fits.label("fits"), *told)
+    near = select(*columns).where(*place).order_by(*order.clauses()).limit(PROBED_RECORDS).subquery("near")
+    last = (func.array_agg(aggregate_order_by(each, near.c.number.desc()))[1] for each in (near.c.by, near.c.id))
+    fitting = func.array_agg(aggregate_order_by(near.c.id, near.c.number)).filter(near.c.fits)
+    counts = (func.count().filter(near.c[each.name]) for each in told)
+    # All in one row: three hundred take longer to be handed over than to be found.
+    rows, ids, by, identity, *counted = (await session.execute(select(func.count(), fitting, *last, *counts))).one()
+    return _Near(ids or [], (by, identity) if rows == PROBED_RECORDS else None, counted)
 
 
-async def _leading(
-    session: AsyncSession, near: Sequence[ColumnElement[bool]], rows: int, filters: Sequence[Filter]
-) -> list[bool]:
-    """Of each filter, whether its index leads to few: not if it leads to many of the `rows` that are `near`.
+async def _told(session: AsyncSession, near: Sequence[ColumnElement[bool]], filters: Sequence[Filter]) -> Sequence[int]:
+    """For each filter, how many of the rows that are `near` its index leads to."""
+    if len(filters) == 1 and filters[0].entered is None:
+        return [0]  # there is no other index to enter
+    counts = select(*(func.count().filter(each.told) for each in filters)).where(*near)
+    return (await session.execute(counts)).one()
+
+
+def _leading(told: Sequence[int], rows: int, filters: Sequence[Filter]) -> list[bool]:
+    """Of each filter, whether its index leads to few: not if it leads to many of `rows`.
 
     PostgreSQL enters the index of a common word to intersect it with that of a rare one, which takes longer than looking at
     the few rows that hold the rare one. Where no index leads to few, those of other tables that lead to some do, for together
     they may be rare.
     """
-    if len(filters) == 1 and filters[0].entered is None:
-        return [True]
-    counts = select(*(func.count().filter(each.told) for each in filters)).where(*near)
-    told = (await session.execute(counts)).one()
     few = [count <= rows / RARE for count in told]
     if any(few):
         return few
@@ -262,8 +285,8 @@ async def _look_at(
 
 def _gathered(order: Order, conditions: Sequence[ColumnElement[bool]]) -> Subquery:
     some = select(order.identity.label("id"), order.by.label("by")).where(*conditions).cte("some").prefix_with("MATERIALIZED")
-    by = some.c.by.desc() if order.descending else some.c.by.asc()
-    return select(some.c.id).order_by(by, some.c.id.asc()).offset(ONE_BY_ONE).subquery("gathered")
+    clauses = replace(order, by=some.c.by, identity=some.c.id).clauses()
+    return select(some.c.id).order_by(*clauses).offset(ONE_BY_ONE).subquery("gathered")
 
 
 async def _few(session: AsyncSession, entered: Sequence[Select[str]]) -> list[str] | None:
@@ -289,7 +312,7 @@ async def _enter(
     Few are put in order; where there are many, the list is walked past all others, and no farther than needed. One statement
     does either, for to enter an index may take as long as all the rest.
     """
-    await session.execute(select(*(func.set_config(name, value, True) for name, value in ENTERING.items())))
+    await session.execute(ENTERING)
     index, *others = entered
     # As a value and not as a condition: that would be made a join, and a join has no order.
     also = (index.selected_columns.volume.in_(each).is_(true()) for each in others)

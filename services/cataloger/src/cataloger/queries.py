@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger import batches, citations, listing, quality
@@ -18,7 +19,7 @@ from cataloger.database import POOL_SIZE, Database
 from cataloger.errors import AnswerTooLargeError, InvalidQueryError, NotInCatalogError, TooSlowError
 from cataloger.facets import WholeCatalog, count_some, narrows
 from cataloger.lineage import came_of, graph_of
-from cataloger.models import Event, Job, Revision, Volume
+from cataloger.models import Event, Revision
 from cataloger.openlineage import events_of
 from cataloger.repository import annotations_of, find_job, find_revision, find_volume, revisions_of
 from emporter_contracts.commands import CatalogQuery
@@ -74,7 +75,7 @@ class Catalog:
         """The volumes a query asks for, one row each. Raises InvalidQueryError."""
         async with self._asking(query) as session:
             found = await listing.volumes_page(session, query)
-        return Page([self._row(volume, job) for volume, job in found.rows], found.cursor, found.complete)
+        return Page([self._row(row) for row in found.rows], found.cursor, found.complete)
 
     async def record(self, ref: VolumeRef) -> Document:
         """The metadata record of a volume, or of one revision, with where its job stands. Raises NotInCatalogError."""
@@ -94,7 +95,7 @@ class Catalog:
             "external": revision.external,
             "removed": revision.removed_at is not None,
             "held": revision.held,
-            "latest_run": _latest_run(job),
+            "latest_run": None if job is None else _latest_run(job.revision, job.generation, job.state),
             "links": self._links(revision),
         }
 
@@ -104,7 +105,7 @@ class Catalog:
             if await find_volume(session, ref.volume) is None:
                 raise _no_volume(ref.volume)
             found = await listing.events_page(session, ref.volume, ref.revision, query)
-        return Page([_event(event) for (event,) in found.rows], found.cursor)
+        return Page([_event(row.Event) for row in found.rows], found.cursor)
 
     async def facets(self, query: CatalogQuery) -> Document:
         """How many volumes of a query there are by source, status, modality, … Raises InvalidQueryError."""
@@ -170,7 +171,7 @@ class Catalog:
         """The last state of the jobs a query asks for."""
         async with self._database.reading() as session:
             found = await listing.jobs_page(session, query)
-        return Page([job.status for (job,) in found.rows], found.cursor)
+        return Page([row.Job.status for row in found.rows], found.cursor)
 
     async def job(self, job: str) -> JobStatus:
         """The last state of a job. Raises NotInCatalogError."""
@@ -196,13 +197,13 @@ class Catalog:
         """The row of each of these volumes, None for those there are not."""
         async with self._database.reading() as session:
             found = await batches.volumes(session, ids)
-        return [self._row(*found[i]) if i in found else None for i in ids]
+        return [self._row(found[i]) if i in found else None for i in ids]
 
     async def labels_of(self, images: list[str]) -> list[list[Document]]:
         """The rows of the volumes that label each of these images."""
         async with self._database.reading() as session:
             found = await batches.labels(session, images)
-        return [[self._row(*pair) for pair in found[image]] for image in images]
+        return [[self._row(row) for row in found[image]] for image in images]
 
     async def events_of(self, asked: list[tuple[str, int]]) -> list[list[Document]]:
         """What was said about each of these volumes, the oldest first, and at most so many of each."""
@@ -265,13 +266,14 @@ class Catalog:
             return await self.citation(ref)
         return [await (self.lineage(ref) if kind == "lineage" else self.record(ref))]
 
-    def _row(self, volume: Volume, job: Job | None) -> Document:
-        pinned = f"{volume.id}@r{volume.revision}"
+    def _row(self, row: Row[Any]) -> Document:
+        pinned = f"{row.id}@r{row.revision}"
         links = {"record": f"{self._catalog_url}/v1/volumes/{pinned}"}
-        external = volume.summary.get("external", False)
-        if self._blocks_url and volume.status == "complete" and not external:
+        external = row.summary.get("external", False)
+        if self._blocks_url and row.status == "complete" and not external:
             links["blocks"] = f"{self._blocks_url}/v1/volumes/{pinned}"
-        return {**volume.summary, "job": None if external else volume.job, "latest_run": _latest_run(job), "links": links}
+        latest = _latest_run(row.run, row.generation, row.state)
+        return {**row.summary, "job": None if external else row.job, "latest_run": latest, "links": links}
 
     def _links(self, revision: Revision) -> dict[str, str]:
         pinned = f"{revision.volume}@r{revision.revision}"
@@ -287,8 +289,8 @@ class Catalog:
         return links
 
 
-def _latest_run(job: Job | None) -> Document | None:
-    return None if job is None else {"revision": job.revision, "generation": job.generation, "state": job.state}
+def _latest_run(revision: int | None, generation: int, state: str) -> Document | None:
+    return None if revision is None else {"revision": revision, "generation": generation, "state": state}
 
 
 def _event(event: Event) -> Document:
