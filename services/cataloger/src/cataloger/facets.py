@@ -15,6 +15,7 @@ from cataloger.database import Database
 from cataloger.filters import EQUAL, filters_of
 from cataloger.gates import said_by
 from cataloger.models import QualityResult, Volume
+from cataloger.parts import looked_up
 from cataloger.probing import NEWEST, among, first
 from emporter_contracts.commands import CatalogQuery
 
@@ -93,9 +94,12 @@ async def _count(session: AsyncSession, query: CatalogQuery, limit: int | None) 
     columns = [counted_by[name].label(name) for name in FACETS]
     filters = filters_of(query, dialect)
     fits, complete = [each.among_all for each in filters], True
-    if limit is not None and dialect == "postgresql" and any(each.entered is not None for each in filters):
-        newest = await first(session, NEWEST, [], filters, FACET_RECORDS)
-        fits, complete = [among(newest.ids)], newest.left_at is None and len(newest.ids) < FACET_RECORDS
+    if limit is not None and dialect == "postgresql":
+        if any(each.entered is not None for each in filters):
+            newest = await first(session, NEWEST, [], filters, FACET_RECORDS)
+            fits, complete = [among(newest.ids)], newest.left_at is None and len(newest.ids) < FACET_RECORDS
+        else:
+            fits = await looked_up(session, filters)
     rows = select(*columns, Volume.id, Volume.revision, Volume.caveats.label("caveats")).where(*fits)
     if limit is not None:
         rows = rows.order_by(*NEWEST.clauses()).limit(limit)

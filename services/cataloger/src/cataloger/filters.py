@@ -52,6 +52,8 @@ class Filter:
     """For what is asked of another table: the volumes that may meet it, as an index of that table has it."""
     led_to: ColumnElement[bool] | None = None
     """With `entered`: holds for the volumes that has; where there is none, for those this holds for."""
+    word: str | None = None
+    """The word that is looked for, where it is one."""
 
     @property
     def among_all(self) -> ColumnElement[bool]:
@@ -71,8 +73,9 @@ def filters_of(query: CatalogQuery, dialect: str) -> list[Filter]:
         )
     asked = looked_up_at_once([jsonpaths.parse(condition) for condition in query.where])
     plain = [Filter(condition) for condition in _plain(query, dialect)]
+    words = [Filter(search_of(dialect).matches(word), word=word) for word in words_of(query.q)]
     gate = [_of_gate(query.gate, dialect)] if query.gate else []
-    return plain + gate + [_of_record(some, dialect) for some in asked]
+    return plain + words + gate + [_of_record(some, dialect) for some in asked]
 
 
 def _plain(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
@@ -96,8 +99,7 @@ def _plain(query: CatalogQuery, dialect: str) -> list[ColumnElement[bool]]:
         found.append(Volume.held.expression if query.held else ~Volume.held)
     if query.annotation:
         found.append(_annotation(text("annotation", query.annotation)))
-    search = search_of(dialect)
-    return found + [search.matches(word) for word in words_of(query.q)]
+    return found
 
 
 def text(name: str, value: str) -> str:

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cataloger.filters import ONE_BY_ONE, Filter
 from cataloger.models import Volume
+from cataloger.parts import looked_up
 
 PROBED = 1_000
 """Rows walked first: some milliseconds, and enough for a page of what one volume in twenty has."""
@@ -138,7 +139,7 @@ async def first(
         if len(found) >= limit or end is None:
             return Found(found)
     leading = _leading(await _told(session, [*place, order.until(near)], filters), PROBED, filters)
-    return Found(await _gather(session, order, [*place, *_by_columns(filters, leading)], limit))
+    return Found(await _gather(session, order, [*place, *await _by_columns(session, filters, leading)], limit))
 
 
 async def _first_by_records(
@@ -191,7 +192,7 @@ async def _led_to(
     """What the indexes of the `leading` filters find."""
     if entered := _entered(filters, leading):
         return await _enter(session, order, place, entered, filters, limit)
-    return await _look_at(session, order, [*place, *_by_columns(filters, leading)], filters, limit)
+    return await _look_at(session, order, [*place, *await _by_columns(session, filters, leading)], filters, limit)
 
 
 def _enough(found: int, among: int, limit: int) -> int:
@@ -334,10 +335,13 @@ def _entered(filters: Sequence[Filter], leading: Sequence[bool]) -> list[Select[
     return [each.entered for each, leads in zip(filters, leading, strict=True) if leads and each.entered is not None]
 
 
-def _by_columns(filters: Sequence[Filter], leading: Sequence[bool]) -> list[ColumnElement[bool]]:
+async def _by_columns(session: AsyncSession, filters: Sequence[Filter], leading: Sequence[bool]) -> list[ColumnElement[bool]]:
     """What is asked of the volumes' own columns, by which no index is entered but the leading ones'; where none leads, any."""
     own = [(each, leads or not any(leading)) for each, leads in zip(filters, leading, strict=True) if each.entered is None]
-    return [each.holds if leads else each.holds.is_(true()) for each, leads in own]
+    return [
+        *await looked_up(session, [each for each, leads in own if leads]),
+        *(each.holds.is_(true()) for each, leads in own if not leads),
+    ]
 
 
 def among(volumes: list[str]) -> ColumnElement[bool]:

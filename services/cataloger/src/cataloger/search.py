@@ -18,11 +18,13 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    and_,
     cast,
     func,
     literal_column,
     or_,
     select,
+    true,
 )
 
 from cataloger.models import Volume
@@ -68,8 +70,13 @@ class PostgresSearch:
     def matches(self, word: str) -> ColumnElement[bool]:
         if len(word) < GRAM:
             return self._document().op("@@", is_comparison=True)(_query("simple", word))
-        stem = self._document().op("@@", is_comparison=True)(_query("english", word))
-        return or_(stem, Volume.search.contains(word, autoescape=True))
+        return or_(self._stem(word), Volume.search.contains(word, autoescape=True))
+
+    def matches_by(self, word: str, part: str) -> ColumnElement[bool]:
+        """The same volumes, where the index of letters is entered by this part of the word alone."""
+        # As a value and not as a condition: that would enter the index too.
+        whole = Volume.search.contains(word, autoescape=True).is_(true())
+        return or_(self._stem(word), and_(Volume.search.contains(part, autoescape=True), whole))
 
     def rank(self, words: list[str]) -> ColumnElement[float]:
         query: ColumnElement[Any] = _query("english", words[0])
@@ -77,6 +84,9 @@ class PostgresSearch:
             query = query.op("||")(_query("english", word))
         weights: ColumnElement[Any] = literal_column(f"'{TS_WEIGHTS}'::float4[]")
         return cast(func.ts_rank(weights, self._document(), query), Float(53))
+
+    def _stem(self, word: str) -> ColumnElement[bool]:
+        return self._document().op("@@", is_comparison=True)(_query("english", word))
 
     def _document(self) -> ColumnElement[Any]:
         return literal_column("volumes.search_document")
