@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from cataloger.database import Database
+from cataloger.parts import parts_of
 from cataloger.testing import filled_database
 from cataloger.testing_builders import a_status, at
 from cataloger.testing_plans import _statements, plans_of
@@ -104,6 +105,51 @@ async def test_what_few_records_hold_is_entered_by_the_index_of_fields(forty, mo
     [entered] = [plan for plan in plans if "search_fields" in plan.statement]
     assert "search_by_fields" in entered.indexes
     assert entered.statement.count("search_keys") == 1 + where.count("~"), "what all have is not entered"
+
+
+@pytest.mark.parametrize(
+    ("other", "asked"),
+    [
+        ("metadata.core.axes=zyx", True),
+        ("metadata.core.axes~zyx", True),
+        ("metadata.core.axes!=xyz", False),
+        ("revision>=0", False),
+    ],
+)
+async def test_the_index_is_asked_at_once_what_few_keys_tell_of_other_conditions(forty, monkeypatch, other, asked):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    with _statements(forty) as sent:
+        page = await World(forty).catalog.volumes(CatalogQuery(where=(other, "source_id=7")))
+    [entered] = [statement for statement, _ in sent if "found AS" in statement]
+    assert (entered.count("search_keys") > 1) is asked, "one for the rare condition"
+    assert [row["source_id"] for row in page.items] == ["7"]
+
+
+async def test_a_long_word_is_looked_up_by_its_rarest_part(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED", 4)
+    monkeypatch.setattr("cataloger.probing.FARTHEST", 8)
+    word = "unknownqzj"  # all volumes hold its beginning, none the rest
+    for query in CatalogQuery(q=word), CatalogQuery(q=word, kind="facets"):
+        with _statements(forty) as sent:
+            await World(forty).catalog.answer(query)
+        assert [part for _, parameters in sent for part in parameters if part in parts_of(word)] == ["wnqzj"]
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("empiar-11759", ("empia", "mpiar", "11759")),
+        ("11759", ()),
+        ("short", ()),
+        ("a-b-c-d-e-f", ()),
+        ("bräuninger", ("uning", "ninge", "inger")),
+        ("abababab", ("ababa", "babab")),
+        ("x" * 50 + "abcdefghijklmnop", tuple("abcdefghijklmnop"[n : n + 5] for n in range(12))),
+        ("100%_sure", ()),
+    ],
+)
+def test_parts_of_a_word(word, parts):
+    assert parts_of(word) == parts
 
 
 @pytest.mark.parametrize(

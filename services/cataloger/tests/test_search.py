@@ -238,6 +238,19 @@ class TestSearchOnPostgres(OnPostgres, SearchSuite):
             fitting = [volume for volume in whole if all(word in volume for word in q.split())]
             assert await self.paged(world, sort=sort, q=q) == fitting, (sort, q)
 
+    async def test_a_long_word_is_found_as_a_whole_whatever_part_it_is_looked_up_by(self, world, monkeypatch):
+        monkeypatch.setattr("cataloger.probing.PROBED", 4)
+        monkeypatch.setattr("cataloger.probing.FARTHEST", 8)
+        names = ["empiar-11759", "empiar-11758", "empiar-21759", "empiar-1175", "11759", "empiarx-11759", "xempiar-117590"]
+        for n, name in enumerate([*names, *(f"other-{n}" for n in range(20))]):
+            await world.hear(a_status(job=f"epfl-{name}", created_at=at(n), updated_at=at(n)))
+        ids = {row["volume"] for row in await world.rows(limit=100)}
+        word = "empiar-11759"
+        for q in {word[n:m] for n in range(len(word)) for m in range(n + 6, len(word) + 1)} | {"empia_-11759", "empi%11759"}:
+            assert {row["volume"] for row in await world.rows(q=q, limit=100)} == {volume for volume in ids if q in volume}, q
+            counted = await world.catalog.facets(CatalogQuery(kind="facets", q=q))
+            assert counted["counted"] == sum(q in volume for volume in ids), q
+
     async def paged(self, world: World, **query: str) -> list[str]:
         """Every volume a query finds, five a page."""
         found: list[str] = []

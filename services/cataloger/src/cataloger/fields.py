@@ -64,15 +64,16 @@ def keys_of(conditions: Sequence[Condition]) -> Keys:
 def led_to(conditions: Sequence[Condition]) -> str:
     """An SQL/JSON path predicate that holds for the records `keys_of` leads to, and hardly another."""
     condition = conditions[0]
-    told = together(conditions) if _is_looked_up(condition) else Condition(condition.names).jsonpath()
+    told = together(conditions) if tells(conditions) else Condition(condition.names).jsonpath()
     # Two ends of a range lead to all lists of numbers there.
     most = 1 if len(conditions) > 1 else SHORTEST_LONG
     lists = (Condition(condition.names[:n]).jsonpath() for n in range(1, len(condition.names) + 1))
     return " || ".join([f"exists ({told})", *(f"{path}.size() > {most}" for path in lists)])
 
 
-def _is_looked_up(condition: Condition) -> bool:
-    """Whether keys tell what a condition asks, not only that there is something at its path."""
+def tells(conditions: Sequence[Condition]) -> bool:
+    """Whether keys tell what conditions of `looked_up_at_once` ask, not only that there is something at their path."""
+    condition = conditions[0]
     if condition.operator == "~":
         return bool(grams_of(str(condition.values[0])))
     return condition.operator in ("", "=") or _bound(condition) is not None

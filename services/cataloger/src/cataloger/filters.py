@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from sqlalchemy import ColumnElement, Select, Text, cast, exists, func, literal, or_, select, true
@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from cataloger import gates, jsonpaths, ranges
 from cataloger.errors import InvalidQueryError
-from cataloger.fields import keys_of, led_to, looked_up_at_once
+from cataloger.fields import Keys, keys_of, led_to, looked_up_at_once, tells
 from cataloger.models import Annotation, QualityResult, Revision, Volume
 from cataloger.records import REMOVED
 from cataloger.search import search_of, words_of
@@ -38,6 +38,8 @@ EQUAL: dict[str, InstrumentedAttribute[Any]] = {
 
 ONE_BY_ONE = 0
 """Offset of a subquery that PostgreSQL then asks of one volume after the other, and never of all records at once."""
+FEW_KEYS = 4
+"""Keys of a condition that an index is asked beside those of a rarer one: each takes a descent for each record of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Filter:
     """For what is asked of another table: the volumes that may meet it, as an index of that table has it."""
     led_to: ColumnElement[bool] | None = None
     """With `entered`: holds for the volumes that has; where there is none, for those this holds for."""
+    of_record: bool = False
+    """Whether `entered` is the index of records."""
+    narrowed: ColumnElement[bool] | None = None
+    """What that index is asked at once where it is entered for another filter; None where this takes too many keys."""
     word: str | None = None
     """The word that is looked for, where it is one."""
 
@@ -148,16 +154,24 @@ def _of_record(conditions: Sequence[jsonpaths.Condition], dialect: str) -> Filte
     met = cast(Revision.record, JSONB).path_exists(_jsonpath(jsonpaths.together(conditions)))
     told = cast(Revision.record, JSONB).path_match(_jsonpath(led_to(conditions)))
     holds, keyed = (exists(select(literal(1)).where(*record, each).offset(ONE_BY_ONE)) for each in (met, told))
-    return Filter(holds, entered=select(Revision.volume).where(_may_meet(conditions)), led_to=keyed)
+    entered = select(Revision.volume).where(_may_meet(keys_of(conditions)))
+    return Filter(holds, entered=entered, led_to=keyed, of_record=True, narrowed=_narrowed(conditions))
+
+
+def _narrowed(conditions: Sequence[jsonpaths.Condition]) -> ColumnElement[bool] | None:
+    """Revisions that may meet conditions, as few keys tell; None where they do not."""
+    keys = keys_of(conditions)
+    few = replace(keys, all_of=keys.all_of[:: len(keys.all_of) // FEW_KEYS + 1])
+    return _may_meet(few) if tells(conditions) and len(few.all_of or few.any_of) <= FEW_KEYS else None
 
 
 def _jsonpath(path: str) -> ColumnElement[Any]:
     return cast(cast(literal(path), Text), JSONPATH)
 
 
-def _may_meet(conditions: Sequence[jsonpaths.Condition]) -> ColumnElement[bool]:
+def _may_meet(keys: Keys) -> ColumnElement[bool]:
     """Revisions that may meet conditions, by the index of fields."""
-    keys, fields = keys_of(conditions), func.search_fields(cast(Revision.record, JSONB))
+    fields = func.search_fields(cast(Revision.record, JSONB))
     one: ColumnElement[bool] = fields.op("&&", is_comparison=True)(_keys(keys.any_of))
     return or_(fields.op("@>", is_comparison=True)(_keys(keys.all_of)), one) if keys.all_of else one
 

@@ -332,7 +332,15 @@ async def _asked(session: AsyncSession, listed: Subquery, filters: Sequence[Filt
 
 
 def _entered(filters: Sequence[Filter], leading: Sequence[bool]) -> list[Select[str]]:
-    return [each.entered for each, leads in zip(filters, leading, strict=True) if leads and each.entered is not None]
+    """The indexes of the leading filters; the first, where it is that of records, is asked what few keys tell of the others."""
+    found, narrowed = [], []
+    for each, leads in zip(filters, leading, strict=True):
+        if leads and each.entered is not None:
+            found.append(each)
+        elif each.narrowed is not None:
+            narrowed.append(each.narrowed)
+    entered = [each.entered for each in found if each.entered is not None]
+    return [entered[0].where(*narrowed), *entered[1:]] if found and found[0].of_record else entered
 
 
 async def _by_columns(session: AsyncSession, filters: Sequence[Filter], leading: Sequence[bool]) -> list[ColumnElement[bool]]:
