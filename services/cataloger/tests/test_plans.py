@@ -128,11 +128,25 @@ async def test_the_index_is_asked_at_once_what_few_keys_tell_of_other_conditions
 async def test_a_long_word_is_looked_up_by_its_rarest_part(forty, monkeypatch):
     monkeypatch.setattr("cataloger.probing.PROBED", 4)
     monkeypatch.setattr("cataloger.probing.FARTHEST", 8)
-    word = "unknownqzj"  # all volumes hold its beginning, none the rest
-    for query in CatalogQuery(q=word), CatalogQuery(q=word, kind="facets"):
+    # All volumes hold its beginning, none the rest.
+    for query in CatalogQuery(q="unknownqzj"), CatalogQuery(q="unknownqzj", kind="facets"), CatalogQuery(q="unknown unknownqzj"):
         with _statements(forty) as sent:
             await World(forty).catalog.answer(query)
-        assert [part for _, parameters in sent for part in parameters if part in parts_of(word)] == ["wnqzj"]
+        assert [part for _, parameters in sent for part in parameters if part in parts_of("unknownqzj")] == ["wnqzj"]
+
+
+async def test_the_index_of_records_is_not_asked_where_that_of_gates_leads(forty, monkeypatch):
+    monkeypatch.setattr("cataloger.probing.PROBED_RECORDS", 4)
+    with _statements(forty) as sent:
+        await World(forty).catalog.volumes(CatalogQuery(gate="shifted:fail", where=("metadata.core.axes=zyx",)))
+    [entered] = [statement for statement, _ in sent if "found AS" in statement]
+    assert "search_keys" not in entered
+
+
+async def test_a_list_seen_to_its_end_is_looked_at_once(forty):
+    with _statements(forty) as sent:
+        await World(forty).catalog.volumes(CatalogQuery(where=("source_id=7",)))
+    assert len([statement for statement, _ in sent if "FROM revisions" in statement]) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from emporter_contracts.records import GateResult, Verdict
 
 COUNT = 60
 WAYS: dict[str, dict[str, float]] = {
+    "seen at once": {"PROBED_RECORDS": COUNT},
     "walked": {"PROBED_RECORDS": 4, "WALKED_RECORDS": 1000, "PROBED": 4},
     "some a page": {"PROBED_RECORDS": 3, "WALKED_RECORDS": 5, "RARE": 1000, "COMMON": 1000},
     "few": {"PROBED_RECORDS": 4, "WALKED_RECORDS": 2, "FEW": 1000},

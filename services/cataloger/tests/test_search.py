@@ -250,6 +250,10 @@ class TestSearchOnPostgres(OnPostgres, SearchSuite):
             assert {row["volume"] for row in await world.rows(q=q, limit=100)} == {volume for volume in ids if q in volume}, q
             counted = await world.catalog.facets(CatalogQuery(kind="facets", q=q))
             assert counted["counted"] == sum(q in volume for volume in ids), q
+        await world.hear(a_status(job="epfl-neuron", created_at=at(0), updated_at=at(0)))
+        assert [row["volume"] for row in await world.rows(q="neurons")] == ["epfl-neuron"], (
+            "another form of a word has other parts"
+        )
 
     async def paged(self, world: World, **query: str) -> list[str]:
         """Every volume a query finds, five a page."""
