@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,8 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Await
     level, form = (settings.log_level, settings.log_format) if isinstance(settings, HttpSettings) else ("info", "json")
     configure_logging(service, level, form)
     _lend_store_keys(settings)
+    # What was imported stays: to look through it for garbage would stop every request for a tenth of a second now and then.
+    gc.freeze()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_told_to_stop(serve(settings)))

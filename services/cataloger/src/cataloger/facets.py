@@ -23,7 +23,7 @@ FACETS = ("source", "status", "modality", "organism", "dtype", "licence", "role"
 """Columns that are counted; beside them `caveat`, and `gate`: those that warn or fail."""
 FACET_ROWS = 2_000
 """Volumes of a narrowed list that are counted, the newest first: all of them would take seconds in a large catalog."""
-FACET_RECORDS = 300
+FACET_RECORDS = 200
 """The same where an index leads to what may fit, and records have to be looked at."""
 FACET_VALUES = 100
 """Values of one facet that are given, the most frequent first."""

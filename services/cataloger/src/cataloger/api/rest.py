@@ -87,7 +87,7 @@ def _volumes(app: FastAPI, catalog: Catalog, removals: Removals) -> None:
 
     @app.get("/v1/facets")
     async def facets(asked: Annotated[VolumeFilters, Query()]) -> dict[str, Any]:
-        """How many of these volumes have which source, modality, …: of the newest 2,000 at most, 300 with where or gate."""
+        """How many of these volumes have which source, modality, …: of the newest 2,000 at most, 200 with where or gate."""
         return await catalog.facets(asked.query())
 
     @app.get("/v1/volumes/{volume}")
