@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
@@ -74,21 +73,6 @@ def test_a_service_with_a_wrong_file_ends_with_2(config):
         raise AssertionError
 
     assert run_service("tested", Settings, serve) == 2
-
-
-def test_a_service_is_not_stopped_to_look_for_garbage_in_what_it_imported(config):
-    config("global: {}")
-    left_out = []
-
-    async def serve(_: Settings) -> None:
-        left_out.append(gc.get_freeze_count())
-
-    gc.unfreeze()
-    try:
-        assert run_service("tested", Settings, serve) == 0
-    finally:
-        gc.unfreeze()
-    assert left_out[0] > 10_000
 
 
 @pytest.mark.parametrize("profile", ["", "docker", "development"])

@@ -11,7 +11,7 @@ from cataloger.intake import Intake
 from cataloger.models import Delivery
 from cataloger.testing_builders import a_status
 from cataloger.testing_databases import OnPostgres, OnSqlite
-from cataloger.testing_webhooks import WAIT, Process, Receiver, dead_letters_counted, until, until_quiet, until_states
+from cataloger.testing_webhooks import WAIT, Process, Receiver, dead_letters_counted, until, until_kept, until_quiet, until_states
 from cataloger.testing_world import World
 from cataloger.webhooks import LINEAGE, Subscription
 from emporter_contracts import subjects
@@ -55,7 +55,7 @@ class BusSuite:
             await world.hear(a_status())
             await until_states(process.hooks, hook, "delivered", 1)
         await until_quiet(process)
-        assert await process.kept(hook["id"]) == set()
+        await until_kept(process, hook["id"], set())
 
     async def test_a_failed_try_is_made_again_by_an_appointment_of_the_bus(self, world, process, monkeypatch):
         monkeypatch.setattr(outbox_module, "RETRY_AFTER", (SOON,) * 100)
@@ -64,17 +64,13 @@ class BusSuite:
         async with receiver.up() as url:
             hook = await process.hooks.subscribe(Subscription(url=url))
             await world.hear(a_status())
-
-            async def appointed() -> bool:
-                return await process.kept(hook["id"]) == {"webhooks.later"}
-
-            await until(appointed)
+            await until_kept(process, hook["id"], {"webhooks.later"})
             [waiting] = await process.hooks.deliveries(hook["id"], "pending", 1)
             receiver.answer = 200
             await until_states(process.hooks, hook, "delivered", 1)
         assert receiver.events.total() > waiting["tries"] >= 1
         await until_quiet(process)
-        assert await process.kept(hook["id"]) == set()
+        await until_kept(process, hook["id"], set())
 
     async def test_two_catalogs_share_the_work_and_each_event_is_told_once(self, world, process, settings):
         receiver = Receiver()
@@ -107,7 +103,7 @@ class BusSuite:
             await world.hear(a_status(job=f"epfl-v{n}"))
             assert (await process.bus.js.stream_info("WEBHOOKS")).state.messages <= 2
         await until_quiet(process)
-        assert await process.kept(name) == {"webhooks.later"}
+        await until_kept(process, name, {"webhooks.later"})
         assert len(await process.hooks.deliveries(name, "pending", 5000)) == 3030
 
     async def test_what_no_try_could_deliver_is_one_dead_letter_and_is_sent_by_retry(self, world, process, monkeypatch):
@@ -236,13 +232,9 @@ class TestOverTheBus(OnSqlite):
         await until_states(process.hooks, hook, "pending", 1)
         await until_quiet(process)
         await process.bells.ring_at(hook["id"], datetime.now(UTC) - timedelta(seconds=1))
-
-        async def heard() -> bool:
-            return await process.kept(hook["id"]) == set()
-
-        await until(heard)
+        await until_kept(process, hook["id"], set())
         await until_quiet(process)
-        assert await process.kept(hook["id"]) == set()
+        await until_kept(process, hook["id"], set())
         [waiting] = await process.hooks.deliveries(hook["id"], "pending", 1)
         assert waiting["tries"] == 1
 

@@ -114,3 +114,12 @@ async def until_quiet(process: Process) -> None:
 
     await process.bus.connection.flush()
     await until(quiet)
+
+
+async def until_kept(process: Process, subscription: str, subjects: set[str]) -> None:
+    """The stream holds just these of a subscription. What was answered leaves it a moment after the answer."""
+
+    async def so() -> bool:
+        return await process.kept(subscription) == subjects
+
+    await until(so)
